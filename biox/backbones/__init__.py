@@ -1,0 +1,65 @@
+"""Frozen foundation models behind one interface; `build` is the way in."""
+
+from pathlib import Path
+
+from biox.backbones.base import Backbone, InputSpec
+from biox.backbones.checkpoints import load, save
+from biox.backbones.hubert_ecg import HubertECG
+from biox.backbones.labram import LaBraM
+from biox.backbones.normwear import NormWear
+from biox.backbones.papagei import PaPaGei
+
+__all__ = ["BACKBONES", "Backbone", "InputSpec", "build", "load", "save"]
+
+BACKBONES = {
+    "labram": LaBraM,
+    "hubert_ecg": HubertECG,
+    "papagei": PaPaGei,
+    "normwear": NormWear,
+}
+
+
+def build(
+    name: str,
+    size: str = "base",
+    checkpoint: Path | str | None = None,
+    n_channels: int | None = None,
+    seconds: float | None = None,
+) -> Backbone:
+    """Make a backbone in evaluation mode, with random weights or those of a file.
+
+    Parameters
+    ----------
+    name : str
+        ``labram``, ``hubert_ecg``, ``papagei`` or ``normwear``.
+    size : str
+        ``base`` or ``tiny``; ``small``, ``base``, ``large`` or ``tiny`` for hubert_ecg, ``small``
+        or ``tiny`` for papagei.
+    checkpoint : path, optional
+        File of weights written by `save`; without it they are random (torch's global seed).
+    n_channels : int, optional
+        Channels of a window; the backbone's default if not given.
+    seconds : float, optional
+        Length of a window; the backbone's default if not given.
+
+    Raises
+    ------
+    ValueError
+        Unknown name or size, a window that the model cannot read, or a file that does not fit.
+    FileNotFoundError
+        The checkpoint is absent.
+
+    Examples
+    --------
+    >>> build("labram", "tiny", seconds=3).token_shape(0)
+    (19, 100)
+    """
+    if name not in BACKBONES:
+        raise ValueError(f"backbone: expected one of {sorted(BACKBONES)}, found {name!r}")
+    kind = BACKBONES[name]
+    if size not in kind.sizes:
+        raise ValueError(f"{name}: expected a size of {sorted(kind.sizes)}, found {size!r}")
+    backbone = kind(size, n_channels, seconds)
+    if checkpoint is not None:
+        load(backbone, checkpoint)
+    return backbone.eval()

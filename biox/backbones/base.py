@@ -1,0 +1,111 @@
+"""The one abstraction of biox: a frozen foundation model as stem -> layers[0..L-1]."""
+
+import copy
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a backbone expects of its windows; `biox.data.conditioning` obeys it.
+
+    Attributes
+    ----------
+    modality : str
+        ``ecg``, ``ppg``, ``eeg`` or ``emg``.
+    channels : int
+    rate : float
+        Sampling rate in Hz.
+    seconds : float
+        Length of a window.
+    unit : str
+        Unit of the values that enter the stem.
+    conditioning : str
+        Name of the recipe in `biox.data.conditioning.RECIPES`.
+    """
+
+    modality: str
+    channels: int
+    rate: float
+    seconds: float
+    unit: str
+    conditioning: str
+
+    @property
+    def samples(self) -> int:
+        """Samples per channel of a window."""
+        return round(self.seconds * self.rate)
+
+
+class Backbone(nn.Module):
+    """A model whose hidden states are [batch, tokens, features], whatever its inner layout.
+
+    A subclass sets `input_spec` and `n_layers` and implements `stem` and `layer`.
+    Layer i maps the state at its input (i = 0: the stem's output) to the state at its output.
+    """
+
+    input_spec: InputSpec
+    n_layers: int
+
+    def stem(self, x: Tensor) -> Tensor:
+        """Embed windows [batch, channels, samples] as tokens h0 [batch, tokens, features]."""
+        raise TypeError(f"{type(self).__name__} defines no stem")
+
+    def layer(self, i: int, h: Tensor) -> Tensor:
+        """Run layer i on its input [batch, tokens, features]."""
+        raise TypeError(f"{type(self).__name__} defines no layers")
+
+    def run(self, h: Tensor, start: int, stop: int) -> Tensor:
+        """Run layers start..stop-1; ``run(h, l, n_layers)`` is the tail behind position l."""
+        if not 0 <= start <= stop <= self.n_layers:
+            raise ValueError(
+                f"run: expected 0 <= start <= stop <= {self.n_layers}, found {start} and {stop}"
+            )
+        for i in range(start, stop):
+            h = self.layer(i, h)
+        return h
+
+    def hidden_states(self, x: Tensor) -> list[Tensor]:
+        """The stem's output, then each layer's output: n_layers + 1 tensors."""
+        states = [self.stem(x)]
+        for i in range(self.n_layers):
+            states.append(self.layer(i, states[-1]))
+        return states
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Last layer's output [batch, tokens, features], before any final norm (paper: h_L)."""
+        return self.run(self.stem(x), 0, self.n_layers)
+
+    def for_seconds(self, seconds: float) -> "Backbone":
+        """Return this model, weights shared, for windows of another length.
+
+        For models without a weight that depends on the length: HuBERT-ECG, PaPaGei, LaBraM.
+        """
+        other = copy.copy(self)
+        other.input_spec = replace(self.input_spec, seconds=seconds)
+        return other
+
+    @staticmethod
+    def pool(h: Tensor) -> Tensor:
+        """Mean over tokens: [batch, tokens, features] -> [batch, features]."""
+        return h.mean(dim=1)
+
+    @torch.no_grad()
+    def token_shape(self, l: int) -> tuple[int, int]:  # noqa: E741 - the paper's symbol
+        """(tokens, features) at the input of layer l, for the configured window.
+
+        Measured by one pass over an empty window, so that no table of shapes can go stale;
+        ``l = n_layers`` is the last layer's output.
+        """
+        if not 0 <= l <= self.n_layers:
+            raise ValueError(f"token_shape: expected 0 <= l <= {self.n_layers}, found {l}")
+        training = self.training
+        self.eval()
+        weight = next(self.parameters())
+        spec = self.input_spec
+        x = torch.zeros(1, spec.channels, spec.samples, device=weight.device, dtype=weight.dtype)
+        h = self.run(self.stem(x), 0, l)
+        self.train(training)
+        return h.shape[1], h.shape[2]

@@ -1,0 +1,125 @@
+"""LaBraM (EEG): a transformer over one-second patches of every electrode.
+
+Architecture and parameter names: 935963004/LaBraM, ``modeling_finetune.py``
+(``labram_base_patch200_200``), as BioX-Bridge runs it, without absolute position embedding.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from biox.backbones.base import Backbone, InputSpec
+from biox.backbones.blocks import Block, initialise
+from biox.backbones.inputs import check_windows, configured
+
+PATCH = 200  # samples: one second
+EPS = 1e-6  # of every LayerNorm
+
+
+@dataclass(frozen=True)
+class LaBraMSize:
+    """Widths of one size of LaBraM; `time_rows` is the least length of its time embedding in s."""
+
+    conv_channels: int
+    heads: int
+    layers: int
+    mlp_ratio: int
+    layer_scale: float
+    time_rows: int
+
+
+class TemporalConv(nn.Module):
+    """Three convolutions along time: one-second patches -> features [batch, patches, features]."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, channels, (1, 15), stride=(1, 8), padding=(0, 7))
+        self.norm1 = nn.GroupNorm(4, channels)
+        self.conv2 = nn.Conv2d(channels, channels, (1, 3), padding=(0, 1))
+        self.norm2 = nn.GroupNorm(4, channels)
+        self.conv3 = nn.Conv2d(channels, channels, (1, 3), padding=(0, 1))
+        self.norm3 = nn.GroupNorm(4, channels)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Embed [batch, patches, 200] as [batch, patches, 25 * channels]."""
+        h = patches.unsqueeze(1)
+        # GroupNorm sees all electrodes and seconds of a window: patches are not independent.
+        h = F.gelu(self.norm1(self.conv1(h)))
+        h = F.gelu(self.norm2(self.conv2(h)))
+        h = F.gelu(self.norm3(self.conv3(h)))
+        return h.permute(0, 2, 3, 1).flatten(2)
+
+
+class LaBraM(Backbone):
+    """LaBraM with tokens [CLS, electrode 1 second 1, electrode 1 second 2, ...].
+
+    Windows are microvolts divided by 100, whole seconds at 200 Hz, any number of electrodes.
+
+    Parameters
+    ----------
+    size : str
+        ``base`` (published) or ``tiny``.
+    n_channels : int, optional
+        Electrodes, 6 by default. No weight depends on it.
+    seconds : float, optional
+        30 by default. The time embedding has a row for each second; shorter windows use its first
+        rows, longer ones than the size's `time_rows` widen it.
+
+    Raises
+    ------
+    ValueError
+        The window is empty or no whole number of seconds.
+    """
+
+    sizes = {
+        "base": LaBraMSize(8, 10, 12, 4, layer_scale=0.1, time_rows=16),
+        "tiny": LaBraMSize(4, 5, 4, 2, layer_scale=1.0, time_rows=30),
+    }
+    # fc_norm and head: the classifier of the released scripts; the rest: pretraining parts of the
+    # published file, and its absolute position embedding, which BioX-Bridge leaves out.
+    unused_prefixes = ("fc_norm.", "head.", "mask_token", "pos_embed", "norm.", "lm_head.")
+    default_spec = InputSpec("eeg", 6, 200.0, 30.0, "uV/100", "eeg_labram")
+
+    def __init__(
+        self, size: str = "base", n_channels: int | None = None, seconds: float | None = None
+    ):
+        super().__init__()
+        widths = self.sizes[size]
+        self.input_spec = configured(self.default_spec, n_channels, seconds)
+        if self.input_spec.samples % PATCH:
+            raise ValueError(f"labram: expected windows of whole seconds, found {seconds:g} s")
+        self.n_layers = widths.layers
+        self.patch_embed = TemporalConv(widths.conv_channels)
+        dim = PATCH // 8 * widths.conv_channels
+        rows = max(widths.time_rows, self.input_spec.samples // PATCH)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
+        self.time_embed = nn.Parameter(torch.empty(1, rows, dim))
+        self.blocks = nn.ModuleList(
+            Block(
+                dim,
+                widths.heads,
+                widths.mlp_ratio,
+                EPS,
+                qkv_bias=False,
+                qk_norm=True,
+                layer_scale=widths.layer_scale,
+            )
+            for _ in range(widths.layers)
+        )
+        self.apply(initialise)
+        nn.init.trunc_normal_(self.cls_token, std=0.02)
+        nn.init.trunc_normal_(self.time_embed, std=0.02)
+
+    def stem(self, x: Tensor) -> Tensor:
+        """Embed [batch, electrodes, samples] as [batch, 1 + electrodes * seconds, features]."""
+        check_windows(x, self.input_spec)
+        patches = x.reshape(len(x), -1, PATCH)  # electrode-major
+        time = self.time_embed[:, : x.shape[2] // PATCH].repeat(1, x.shape[1], 1)
+        tokens = self.patch_embed(patches) + time
+        return torch.cat([self.cls_token.expand(len(x), -1, -1), tokens], dim=1)
+
+    def layer(self, i: int, h: Tensor) -> Tensor:
+        """Run block i on [batch, tokens, features]."""
+        return self.blocks[i](h)

@@ -1,0 +1,154 @@
+"""NormWear (EMG and other wearables): a vision transformer over wavelet pictures of every channel.
+
+Architecture and parameter names: Mobile-Sensing-and-UbiComp-Laboratory/NormWear, encoder part, as
+BioX-Bridge runs it.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from biox.backbones.base import Backbone, InputSpec
+from biox.backbones.blocks import Block, initialise
+from biox.backbones.inputs import check_windows, configured
+from biox.backbones.wavelet import WIDTHS, RickerScalogram
+
+# Of every LayerNorm: torch's default, not timm's 1e-6. CLS tokens are small enough to notice: the
+# released model's numbers are met to 4e-6 with this, to 4e-3 with the other.
+EPS = 1e-5
+
+
+@dataclass(frozen=True)
+class NormWearSize:
+    """Widths of one size of NormWear; `patch` is (samples, scales) of a patch."""
+
+    dim: int
+    heads: int
+    layers: int
+    mlp_ratio: int
+    patch: tuple[int, int]
+
+
+class PatchEmbed(nn.Module):
+    """Scalograms [batch, 3, samples, scales] -> patches [batch, time x scale, dim], time-major."""
+
+    def __init__(self, dim: int, patch: tuple[int, int]):
+        super().__init__()
+        self.proj = nn.Conv2d(3, dim, patch, stride=patch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Cut and embed [batch, 3, samples, scales]; what fills no whole patch is left out."""
+        return self.proj(x).flatten(2).transpose(1, 2)
+
+
+class ChannelBlock(nn.Module):
+    """Attention within each channel; in every second block also among the channels' CLS tokens."""
+
+    def __init__(self, size: NormWearSize, fuses: bool):
+        super().__init__()
+        self.variate_encoder = Block(size.dim, size.heads, size.mlp_ratio, EPS)
+        self.cls_fusion = Block(size.dim, size.heads, size.mlp_ratio, EPS) if fuses else None
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Map [batch, channels, tokens, dim] to the same shape."""
+        batch = len(h)
+        h = self.variate_encoder(h.flatten(0, 1)).unflatten(0, (batch, -1))
+        if self.cls_fusion is None:
+            return h
+        cls = self.cls_fusion(h[:, :, 0])
+        return torch.cat([cls.unsqueeze(2), h[:, :, 1:]], dim=2)
+
+
+def sincos_2d(dim: int, rows: int, columns: int) -> Tensor:
+    """Position table [1, 1 + rows * columns, dim]: zeros for CLS, then row-major positions.
+
+    The first half of a position encodes its column, the second its row; each half is sines, then
+    cosines, at wavelengths from 2 pi to 20000 pi (masked autoencoder, ``pos_embed.py``).
+    """
+    rates = 10000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+    row = torch.arange(rows, dtype=torch.float64).repeat_interleave(columns)
+    column = torch.arange(columns, dtype=torch.float64).repeat(rows)
+    angles = [torch.outer(column, rates), torch.outer(row, rates)]
+    table = torch.cat([f(a) for a in angles for f in (torch.sin, torch.cos)], dim=1)
+    return torch.cat([torch.zeros(1, dim), table]).float().unsqueeze(0)
+
+
+class NormWear(Backbone):
+    """NormWear with tokens folded channel by channel, each [CLS, time 1 scale 1, ...].
+
+    Windows are z-scored channels at 130 Hz; the stem computes their wavelet transform.
+
+    Parameters
+    ----------
+    size : str
+        ``base`` (published) or ``tiny``.
+    n_channels : int, optional
+        3 by default. No weight depends on it.
+    seconds : float, optional
+        3 by default. Only the analytic position table depends on it.
+
+    Raises
+    ------
+    ValueError
+        The window is empty or too short for one patch.
+    """
+
+    sizes = {
+        "base": NormWearSize(768, 12, 12, 4, patch=(9, 5)),
+        "tiny": NormWearSize(64, 4, 4, 2, patch=(18, 13)),
+    }
+    # Decoder and reconstruction heads of pretraining, and the final norm (paper: h_L is before it).
+    unused_prefixes = ("norm.", "decoder_", "mask_token", "temporal_recon.", "spatial_recon.")
+    default_spec = InputSpec("emg", 3, 130.0, 3.0, "z-score", "emg_normwear")
+
+    def __init__(
+        self, size: str = "base", n_channels: int | None = None, seconds: float | None = None
+    ):
+        super().__init__()
+        config = self.sizes[size]
+        self.input_spec = configured(self.default_spec, n_channels, seconds)
+        if self.input_spec.samples < config.patch[0] + 2:
+            raise ValueError(
+                f"normwear: expected windows of at least {config.patch[0] + 2} samples (one patch "
+                f"and two differences), found {self.input_spec.samples}"
+            )
+        self.n_layers = config.layers
+        self.scalogram = RickerScalogram(self.input_spec.samples)
+        self.patch_embed = PatchEmbed(config.dim, config.patch)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, config.dim))
+        grid = (self.scalogram.length // config.patch[0], len(WIDTHS) // config.patch[1])
+        self.register_buffer("pos_embed", sincos_2d(config.dim, *grid))
+        self.encoder_blocks = nn.ModuleList(
+            ChannelBlock(config, fuses=i % 2 == 0) for i in range(config.layers)
+        )
+        self.apply(initialise)
+        nn.init.trunc_normal_(self.cls_token, std=0.02)
+
+    def stem(self, x: Tensor) -> Tensor:
+        """Embed windows as [batch, channels * (1 + patches), features].
+
+        Parameters
+        ----------
+        x : Tensor
+            Windows [batch, channels, samples], or their ready scalograms
+            [batch, channels, 3, samples - 2, 65].
+        """
+        if x.ndim == 5:
+            ready = (self.input_spec.channels, 3, self.scalogram.length, len(WIDTHS))
+            if tuple(x.shape[1:]) != ready:
+                raise ValueError(
+                    f"emg stem: expected scalograms [batch, {', '.join(map(str, ready))}], "
+                    f"found shape {list(x.shape)}"
+                )
+        else:
+            check_windows(x, self.input_spec)
+            x = self.scalogram(x)
+        patches = self.patch_embed(x.flatten(0, 1))
+        tokens = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1)
+        return (tokens + self.pos_embed).reshape(len(x), -1, tokens.shape[2])
+
+    def layer(self, i: int, h: Tensor) -> Tensor:
+        """Run block i on [batch, channels * tokens, features]."""
+        h = h.unflatten(1, (self.input_spec.channels, -1))
+        return self.encoder_blocks[i](h).flatten(1, 2)

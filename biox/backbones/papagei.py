@@ -1,0 +1,118 @@
+"""PaPaGei-S (PPG): a residual network along time, with tokens = time and features = channels.
+
+Architecture and parameter names: Nokia-Bell-Labs/papagei-foundation-model, ``models/resnet.py``
+(``ResNet1DMoE``), itself after hsd1503/resnet1d. Its dropout of 0.5 is left out.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from biox.backbones.base import Backbone, InputSpec
+from biox.backbones.blocks import initialise
+from biox.backbones.inputs import check_windows, configured
+
+KERNEL = 3
+STRIDE = 2
+
+
+@dataclass(frozen=True)
+class PaPaGeiSize:
+    """Time halves at the end of every `halve_every` blocks; channels double each `double_every`."""
+
+    channels: int
+    blocks: int
+    halve_every: int
+    double_every: int
+
+
+class SameConv(nn.Module):
+    """Convolution to ceil(samples / stride) samples; the odd zero is padded on the right."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1):
+        super().__init__()
+        self.conv = nn.Conv1d(inputs, outputs, KERNEL, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve [batch, inputs, samples] to [batch, outputs, ceil(samples / stride)]."""
+        stride, samples = self.conv.stride[0], x.shape[-1]
+        zeros = max(0, (-(-samples // stride) - 1) * stride + KERNEL - samples)
+        return self.conv(F.pad(x, (zeros // 2, zeros - zeros // 2)))
+
+
+class BasicBlock(nn.Module):
+    """Pre-activation residual block on [batch, channels, time]."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, first: bool):
+        super().__init__()
+        self.stride = stride
+        self.first = first  # the stem has just normalised: bn1 is there, but unused
+        self.extra = outputs - inputs
+        self.bn1 = nn.BatchNorm1d(inputs)
+        self.conv1 = SameConv(inputs, outputs, stride)
+        self.bn2 = nn.BatchNorm1d(outputs)
+        self.conv2 = SameConv(outputs, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [batch, inputs, samples] to [batch, outputs, ceil(samples / stride)]."""
+        out = x if self.first else F.relu(self.bn1(x))
+        out = self.conv2(F.relu(self.bn2(self.conv1(out))))
+        if self.stride > 1:  # the released pooling pads one zero, whatever the parity
+            x = F.max_pool1d(F.pad(x, (0, self.stride - 1)), self.stride)
+        before = self.extra // 2
+        return out + F.pad(x, (0, 0, before, self.extra - before))
+
+
+class PaPaGei(Backbone):
+    """PaPaGei-S on z-scored single-channel PPG at 125 Hz; one token for each time step of a layer.
+
+    Parameters
+    ----------
+    size : str
+        ``small`` (published as PaPaGei-S) or ``tiny``.
+    n_channels : int, optional
+        Only 1.
+    seconds : float, optional
+        60 by default. No weight depends on it.
+
+    Raises
+    ------
+    ValueError
+        The window is empty or has several channels.
+    """
+
+    sizes = {
+        "small": PaPaGeiSize(32, 18, halve_every=2, double_every=4),
+        "tiny": PaPaGeiSize(16, 8, halve_every=1, double_every=3),
+    }
+    # Embedding head and the mixture-of-experts heads of pretraining.
+    unused_prefixes = ("final_bn.", "dense.", "expert_layers_", "gating_network_")
+    default_spec = InputSpec("ppg", 1, 125.0, 60.0, "z-score", "ppg_papagei")
+
+    def __init__(
+        self, size: str = "small", n_channels: int | None = None, seconds: float | None = None
+    ):
+        super().__init__()
+        config = self.sizes[size]
+        self.input_spec = configured(self.default_spec, n_channels, seconds, channels_free=False)
+        self.n_layers = config.blocks
+        self.first_block_conv = SameConv(1, config.channels)
+        self.first_block_bn = nn.BatchNorm1d(config.channels)
+        widths = [config.channels * 2 ** (i // config.double_every) for i in range(config.blocks)]
+        inputs = [config.channels, *widths[:-1]]
+        self.basicblock_list = nn.ModuleList(
+            BasicBlock(inputs[i], widths[i], STRIDE if halves else 1, first=i == 0)
+            for i in range(config.blocks)
+            for halves in [i % config.halve_every == config.halve_every - 1]
+        )
+        self.apply(initialise)
+
+    def stem(self, x: Tensor) -> Tensor:
+        """Embed [batch, 1, samples] as [batch, samples, features]."""
+        check_windows(x, self.input_spec)
+        return F.relu(self.first_block_bn(self.first_block_conv(x))).transpose(1, 2)
+
+    def layer(self, i: int, h: Tensor) -> Tensor:
+        """Run residual block i on [batch, time, channels]."""
+        return self.basicblock_list[i](h.transpose(1, 2)).transpose(1, 2)

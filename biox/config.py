@@ -1,0 +1,284 @@
+"""params.yaml -> frozen, typed settings; the one place where settings are read.
+
+Every section is a dataclass; its annotations are the schema. Unknown keys, wrong types and
+impossible values are refused with one sentence that names the key.
+"""
+
+import types
+import typing
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import yaml
+
+Modality = Literal["ecg", "ppg", "eeg", "emg"]
+
+
+@dataclass(frozen=True)
+class Direction:
+    """A transfer: labels in modality `old`, none in modality `new`, both recorded in `dataset`."""
+
+    dataset: str
+    old: Modality
+    new: Modality
+
+    def __post_init__(self):
+        _check(self.old != self.new, "new", "a modality other than old", self.new)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Where recordings lie, how windows are cut, and which subjects form which split."""
+
+    source: Literal["simulated", "original"]
+    folder: str
+    seconds: float  # length of a window
+    step: float  # from one window's start to the next, in seconds
+    condition_per: Literal["recording", "window"]  # what filters and z-scores see at once
+    splits: dict[str, tuple[str, ...]]  # train (teacher), val, pair (bridge, no labels), test
+    protocol: Literal["by_subject", "shuffled_windows"] = "by_subject"
+    channels: dict[str, int] = field(default_factory=dict)  # where not the backbone's default
+
+    def __post_init__(self):
+        _check(self.seconds > 0, "seconds", "a length above 0", self.seconds)
+        _check(self.step > 0, "step", "a step above 0", self.step)
+        expected = {"train", "val", "pair", "test"}
+        _check(set(self.splits) == expected, "splits", sorted(expected), sorted(self.splits))
+        seen: dict[str, str] = {}
+        for split, subjects in self.splits.items():
+            _check(len(subjects) > 0, f"splits.{split}", "at least one subject", list(subjects))
+            for subject in subjects:
+                other = seen.setdefault(subject, split)
+                _check(
+                    other == split and list(subjects).count(subject) == 1,
+                    f"splits.{split}",
+                    "each subject in one split, once",
+                    f"{subject} again (also in {other})",
+                )
+
+
+@dataclass(frozen=True)
+class BackboneChoice:
+    """Which foundation model reads a modality, at which size, with which weights."""
+
+    name: str
+    size: str
+    checkpoint: str | None  # a file; null: untrained
+
+
+@dataclass(frozen=True)
+class Simulate:
+    """Simulated recordings."""
+
+    seed: int
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    """Pretraining of the tiny backbones on simulated windows of other subjects."""
+
+    windows: int  # in all, over the lengths
+    seconds: dict[str, tuple[float, ...]]  # lengths of windows, by modality
+    epochs: int
+    batch: int
+    lr: float
+    mask: float  # share of tokens hidden for masked reconstruction
+    seed: int
+
+    def __post_init__(self):
+        _positive(self, "windows", "epochs", "batch", "lr")
+        _check(0 <= self.mask < 1, "mask", "a share in [0, 1)", self.mask)
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The old modality's task model: which weights learn, by modality, and how."""
+
+    train: dict[str, Literal["head", "all"]]
+    lr: float
+    epochs: int
+    batch: int
+    seed: int
+
+    def __post_init__(self):
+        _positive(self, "lr", "epochs", "batch")
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Two-stage selection of m (probe) and l (CKA)."""
+
+    cka: Literal["debiased", "biased"]
+    probe: Literal["by_subject", "as_published"]
+    n_folds: int
+
+    def __post_init__(self):
+        _check(self.n_folds >= 2, "n_folds", "at least 2", self.n_folds)
+
+
+@dataclass(frozen=True)
+class Bridge:
+    """The bridge and its training."""
+
+    rank: int
+    n_prototypes: int
+    prototypes: Literal["tokens", "random"]
+    lr: float
+    epochs: int
+    batch: int
+
+    def __post_init__(self):
+        _positive(self, "rank", "n_prototypes", "lr", "epochs", "batch")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything in params.yaml."""
+
+    seeds: tuple[int, ...]
+    device: str
+    directions: dict[str, Direction]
+    real_directions: dict[str, Direction]
+    datasets: dict[str, Dataset]
+    real_datasets: dict[str, Dataset]
+    backbones: dict[str, BackboneChoice]
+    simulate: Simulate
+    pretrain: Pretrain
+    teacher: Teacher
+    positions: Positions
+    bridge: Bridge
+
+    def __post_init__(self):
+        _check(len(set(self.seeds)) == len(self.seeds) > 0, "seeds", "distinct numbers", self.seeds)
+        for name, direction in (self.directions | self.real_directions).items():
+            key, known = f"directions.{name}", sorted(self.datasets | self.real_datasets)
+            _check(direction.dataset in known, f"{key}.dataset", known, direction.dataset)
+            for modality in (direction.old, direction.new):
+                _check(modality in self.backbones, key, sorted(self.backbones), modality)
+
+    def direction(self, name: str) -> Direction:
+        """Look up a direction, simulated or real, by its name.
+
+        Raises
+        ------
+        ValueError
+            There is no such direction.
+        """
+        known = self.directions | self.real_directions
+        _check(name in known, "direction", f"one of {sorted(known)}", name)
+        return known[name]
+
+    def collection(self, name: str) -> dict[str, Direction]:
+        """Return the directions of a table: ``directions`` or ``real_directions``.
+
+        Raises
+        ------
+        ValueError
+            There is no such collection.
+        """
+        known = {"directions": self.directions, "real_directions": self.real_directions}
+        _check(name in known, "collection", f"one of {sorted(known)}", name)
+        return known[name]
+
+    def dataset(self, name: str) -> Dataset:
+        """Look up a dataset, simulated or real, by its name.
+
+        Raises
+        ------
+        ValueError
+            There is no such dataset.
+        """
+        known = self.datasets | self.real_datasets
+        _check(name in known, "dataset", f"one of {sorted(known)}", name)
+        return known[name]
+
+    def modalities(self, dataset: str) -> tuple[str, ...]:
+        """Modalities of a dataset that some direction uses, sorted."""
+        directions = (self.directions | self.real_directions).values()
+        return tuple(
+            sorted({m for d in directions if d.dataset == dataset for m in (d.old, d.new)})
+        )
+
+    def override(self, section: str, values: dict[str, Any]) -> "Settings":
+        """Replace fields of one section, with the same checks as params.yaml gets."""
+        current = getattr(self, section)
+        merged = {f.name: getattr(current, f.name) for f in fields(current)} | values
+        return replace(self, **{section: _build(type(current), merged, section)})
+
+
+def load_settings(path: Path | str = "params.yaml") -> Settings:
+    """Read and check a params.yaml.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        Something in it is unknown, of the wrong type or impossible; the message names the key.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected the project's settings, found no such file")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        line = str(error).replace("\n", " ")
+        raise ValueError(
+            f"{path}: expected YAML, found text that does not parse ({line})"
+        ) from None
+    try:
+        return _build(Settings, content, "")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _check(good: bool, key: str, expected: object, found: object) -> None:
+    if not good:
+        raise ValueError(f"{key}: expected {expected}, found {found!r}")
+
+
+def _positive(section: object, *names: str) -> None:
+    for name in names:
+        value = getattr(section, name)
+        _check(value > 0, name, "a number above 0", value)
+
+
+def _build(kind: Any, value: Any, key: str) -> Any:
+    """Turn plain YAML `value` into `kind`, or say which key is wrong."""
+    origin, args = get_origin(kind), get_args(kind)
+    if is_dataclass(kind):
+        return _build_section(kind, value, key)
+    if origin in (types.UnionType, typing.Union):  # only `X | None` is used
+        return None if value is None else _build(args[0], value, key)
+    if origin is Literal:
+        _check(value in args, key, f"one of {list(args)}", value)
+        return value
+    if origin is dict:
+        _check(isinstance(value, dict), key, "names with values", value)
+        return {_build(str, k, key): _build(args[1], v, f"{key}.{k}") for k, v in value.items()}
+    if origin is tuple:
+        _check(isinstance(value, list | tuple), key, "a list", value)
+        return tuple(_build(args[0], v, f"{key}[{i}]") for i, v in enumerate(value))
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    expected = {int: "a whole number", float: "a number such as 1.0e-4", str: "a text"}[kind]
+    _check(isinstance(value, kind) and not isinstance(value, bool), key, expected, value)
+    return value
+
+
+def _build_section(kind: Any, value: Any, key: str) -> Any:
+    dot = f"{key}." if key else ""
+    _check(isinstance(value, dict), key or "settings", "names with values", value)
+    hints = typing.get_type_hints(kind)
+    known = {f.name: f for f in fields(kind)}
+    for name in value:
+        _check(name in known, f"{dot}{name}", f"one of {sorted(known)}", "an unknown key")
+    for name, f in known.items():
+        needed = f.default is MISSING and f.default_factory is MISSING
+        _check(name in value or not needed, f"{dot}{name}", "a value", "no such key")
+    built = {name: _build(hints[name], v, f"{dot}{name}") for name, v in value.items()}
+    try:
+        return kind(**built)
+    except ValueError as error:
+        raise ValueError(f"{dot}{error}") from None

@@ -1,0 +1,19 @@
+"""Raw recordings to windows: readers, conditioning, cutting, splits."""
+
+from types import ModuleType
+
+from biox.data import bidmc, eegmat, fog, isruc, recordings, wesad
+from biox.data.origin import Origin
+
+READERS: dict[str, ModuleType] = {
+    "wesad": wesad,
+    "fog": fog,
+    "isruc": isruc,
+    "bidmc": bidmc,
+    "eegmat": eegmat,
+    "recordings": recordings,
+}
+"""By data set: a module with ``CLASSES``, ``ABOUT``, ``subjects(folder)`` and
+``read(folder, subject, source=...)``."""
+
+__all__ = ["READERS", "Origin"]

@@ -1,0 +1,144 @@
+"""From a signal as recorded to the input a backbone was trained on: one recipe per backbone.
+
+The steps and their constants are those of the released BioX-Bridge code (paper, section 4.1 and
+appendix; `dataset_preprocessing/make_WESAD.py`, `make_ISRUC.py`, `make_FOG.py`), including its
+linear-interpolation resampling without an anti-alias filter (deviation 15, `resampling` chooses).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import signal as dsp
+
+from biox.data.windows import Signal
+
+if TYPE_CHECKING:
+    from biox.backbones.base import InputSpec
+
+Resampler = Callable[[np.ndarray, float, float], np.ndarray]
+
+VOLTS = {"V": 1.0, "mV": 1e-3, "uV/100": 1e-4, "uV": 1e-6, "µV": 1e-6, "nV": 1e-9}
+"""Size in volts of the units a signal may come in."""
+
+ECG_FILTER_RATE = 500.0
+"""Rate in Hz at which the ECG is filtered."""
+
+
+def n_resampled(samples: int, rate: float, new_rate: float) -> int:
+    """Whole samples that fit the same duration at another rate."""
+    return int(np.floor(samples * new_rate / rate + 1e-9))
+
+
+def linear(x: np.ndarray, rate: float, new_rate: float) -> np.ndarray:
+    """Resample [channels, samples] by linear interpolation; first and last samples coincide."""
+    if rate == new_rate:
+        return x
+    old = np.arange(x.shape[1])
+    new = np.linspace(0, x.shape[1] - 1, n_resampled(x.shape[1], rate, new_rate))
+    return np.stack([np.interp(new, old, channel) for channel in x])
+
+
+def polyphase(x: np.ndarray, rate: float, new_rate: float) -> np.ndarray:
+    """Resample [channels, samples] with an anti-alias filter (`scipy.signal.resample_poly`)."""
+    ratio = Fraction(new_rate / rate).limit_denominator(1000)
+    new = dsp.resample_poly(x, ratio.numerator, ratio.denominator, axis=1, padtype="line")
+    return new[:, : n_resampled(x.shape[1], rate, new_rate)]
+
+
+def fourier(x: np.ndarray, rate: float, new_rate: float) -> np.ndarray:
+    """Resample [channels, samples] in the frequency domain (`scipy.signal.resample`)."""
+    return dsp.resample(x, n_resampled(x.shape[1], rate, new_rate), axis=1)
+
+
+RESAMPLERS: dict[str, Resampler] = {"linear": linear, "polyphase": polyphase, "fourier": fourier}
+
+
+def standardise(x: np.ndarray) -> np.ndarray:
+    """Each channel minus its mean, over its standard deviation; a constant becomes exact zeros."""
+    centred = x - x.mean(axis=1, keepdims=True)
+    spread = x.std(axis=1, keepdims=True)
+    constant = spread <= 1e-9 * np.abs(x).max(axis=1, keepdims=True)
+    return np.where(constant, 0.0, centred / np.where(constant, 1.0, spread))
+
+
+def ecg_hubert(signal: Signal, spec: InputSpec, resample: Resampler) -> np.ndarray:
+    """500 Hz, zero-phase FIR band-pass 0.05-47 Hz of order 150, to the model's rate, z-score."""
+    x = resample(signal.values, signal.rate, ECG_FILTER_RATE)
+    taps = dsp.firwin(151, [0.05, 47], pass_zero=False, fs=ECG_FILTER_RATE)
+    x = dsp.filtfilt(taps, [1.0], x, axis=1)
+    return standardise(resample(x, ECG_FILTER_RATE, spec.rate))
+
+
+def ppg_papagei(signal: Signal, spec: InputSpec, resample: Resampler) -> np.ndarray:
+    """FFT resampling, zero-phase Chebyshev-I band-pass 0.5-12 Hz (order 4, 0.5 dB), z-score."""
+    x = fourier(signal.values, signal.rate, spec.rate)
+    sos = dsp.cheby1(4, 0.5, [0.5, 12], btype="bandpass", fs=spec.rate, output="sos")
+    return standardise(dsp.sosfiltfilt(sos, x, axis=1))
+
+
+def eeg_labram(signal: Signal, spec: InputSpec, resample: Resampler) -> np.ndarray:
+    """The model's rate and its unit; no filter (the sources are filtered already)."""
+    unknown = [unit for unit in (signal.unit, spec.unit) if unit not in VOLTS]
+    if unknown:
+        raise ValueError(f"EEG: expected a unit out of {sorted(VOLTS)}, found {unknown[0]!r}")
+    factor = VOLTS[signal.unit] / VOLTS[spec.unit]
+    return resample(signal.values, signal.rate, spec.rate) * factor
+
+
+def emg_normwear(signal: Signal, spec: InputSpec, resample: Resampler) -> np.ndarray:
+    """The model's rate, then z-score; the scalogram is taken in the model's stem."""
+    return standardise(resample(signal.values, signal.rate, spec.rate))
+
+
+RECIPES: dict[str, Callable[[Signal, InputSpec, Resampler], np.ndarray]] = {
+    "ecg_hubert": ecg_hubert,
+    "ppg_papagei": ppg_papagei,
+    "eeg_labram": eeg_labram,
+    "emg_normwear": emg_normwear,
+}
+
+
+def condition(signal: Signal, spec: InputSpec, resampling: str = "linear") -> Signal:
+    """Bring a signal to the rate, unit and filtering that `spec` asks for.
+
+    Parameters
+    ----------
+    signal : Signal
+        A whole recording, or one window where the source is conditioned window by window.
+    spec : InputSpec
+        What the backbone expects.
+    resampling : {"linear", "polyphase", "fourier"}
+        ``linear`` is the released code's; the others do not alias. PPG is always ``fourier``.
+
+    Returns
+    -------
+    Signal
+        [channels, samples at spec.rate], float64, in spec.unit.
+
+    Raises
+    ------
+    ValueError
+        Unknown recipe, resampling or unit, wrong number of channels, or values not finite.
+    """
+    if spec.conditioning not in RECIPES:
+        raise ValueError(
+            f"conditioning: expected one of {sorted(RECIPES)}, found {spec.conditioning!r}"
+        )
+    if resampling not in RESAMPLERS:
+        raise ValueError(f"resampling: expected one of {sorted(RESAMPLERS)}, found {resampling!r}")
+    if len(signal.channels) != spec.channels:
+        raise ValueError(
+            f"{spec.modality}: expected {spec.channels} channels for {spec.conditioning}, "
+            f"found {len(signal.channels)} ({', '.join(signal.channels)})"
+        )
+    broken = int((~np.isfinite(signal.values)).sum())
+    if broken:
+        raise ValueError(f"{spec.modality}: expected finite values, found {broken} that are not")
+    signal = replace(signal, values=np.asarray(signal.values, dtype=np.float64))
+    values = RECIPES[spec.conditioning](signal, spec, RESAMPLERS[resampling])
+    return Signal(values, spec.rate, spec.unit, signal.channels)

@@ -1,0 +1,163 @@
+"""Where a stage's files lie and which models it uses: the settings made concrete.
+
+Notebooks call this; the method's modules know nothing of folders.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from biox.backbones import build
+from biox.backbones.base import Backbone, InputSpec
+from biox.config import Dataset, Pretrain, Settings
+from biox.data import READERS
+from biox.data.conditioning import condition
+from biox.data.corpus import corpus
+from biox.data.splits import make_splits, read_windows, shuffle_split
+from biox.data.windows import Signal, Windows
+from biox.files import digest
+from biox.pretraining import KnownWindows
+from biox.teacher import load_head
+
+PUBLISHED_FRACTIONS = {"train": 33, "val": 11, "pair": 33, "test": 22}
+"""FOG's split of shuffled windows (make_FOG.py of the released code)."""
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Folders of the pipeline, relative to the project's root; all but figures are DVC outputs."""
+
+    data: Path = Path("data")
+    figures: Path = Path("figures")
+
+    def windows(self, dataset: str, split: str) -> Path:
+        """Return the file of one split's windows."""
+        return self.data / "windows" / dataset / f"{split}.safetensors"
+
+    def pretrained(self, modality: str) -> Path:
+        """Return the file of a tiny backbone's pretrained weights."""
+        return self.data / "pretrained" / f"{modality}.safetensors"
+
+    def teacher(self, direction: str) -> Path:
+        """Return the folder of a direction's teacher."""
+        return self.data / "teachers" / direction
+
+    def activations(self, direction: str, split: str) -> Path:
+        """Return the file of one split's activations."""
+        return self.data / "activations" / direction / f"{split}.safetensors"
+
+    def positions(self, direction: str) -> Path:
+        """Return the file of the chosen positions and all layers' scores."""
+        return self.data / "positions" / f"{direction}.json"
+
+    def bridge(self, name: str) -> Path:
+        """Return the folder of trained bridges (one a seed), predictions and scores."""
+        return self.data / "bridges" / name
+
+
+PATHS = Paths()
+
+
+def device_of(settings: Settings) -> str:
+    """Resolve ``device: auto`` to ``cuda`` where there is one, else ``cpu``."""
+    if settings.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return settings.device
+
+
+def input_spec(settings: Settings, dataset: str, modality: str) -> InputSpec:
+    """What the backbone of a modality expects of a dataset's windows."""
+    choice, data = settings.backbones[modality], settings.dataset(dataset)
+    channels = data.channels.get(modality)
+    return build(choice.name, choice.size, n_channels=channels, seconds=data.seconds).input_spec
+
+
+def source_of(dataset: str, choice: Dataset) -> str:
+    """Which recordings these are, in the words that tables and figures repeat."""
+    if choice.source == "simulated":
+        return "simulated"
+    return f"original {READERS[dataset].ABOUT.title}"
+
+
+def cut_dataset(
+    dataset: str, choice: Dataset, folder: str, specs: Mapping[str, InputSpec]
+) -> dict[str, Windows]:
+    """Read, condition, cut and split one dataset as its settings say."""
+    reader, source = READERS[dataset], source_of(dataset, choice)
+    window = dict(
+        specs=specs,
+        seconds=choice.seconds,
+        step=choice.step,
+        per_window=choice.condition_per == "window",
+        source=source,
+    )
+    if choice.protocol == "by_subject":
+        return make_splits(reader, folder, splits=choice.splits, **window)
+    everyone = [name for names in choice.splits.values() for name in names]
+    windows = read_windows(reader, folder, everyone, keep_unlabelled=False, **window)
+    return shuffle_split(windows, PUBLISHED_FRACTIONS, seed=0)
+
+
+def pretraining_corpora(
+    modality: str, name: str, settings: Pretrain
+) -> tuple[Backbone, dict[float, KnownWindows]]:
+    """Build an untrained tiny backbone, and windows of every length, conditioned for it."""
+    torch.manual_seed(settings.seed)
+    lengths = settings.seconds[modality]
+    backbone = build(name, "tiny", seconds=max(lengths))
+    n, corpora = settings.windows // len(lengths), {}
+    for i, seconds in enumerate(lengths):
+        spec = backbone.for_seconds(seconds).input_spec
+        raw = corpus(modality, n, seconds, seed=settings.seed + i, channels=spec.channels)
+        x = [
+            condition(Signal(values, raw.rate, raw.unit, raw.channels), spec).values
+            for values in tqdm(raw.signals, desc="conditioning", disable=None)
+        ]
+        x = torch.from_numpy(np.stack(x)[:, :, : spec.samples].astype(np.float32))
+        corpora[seconds] = KnownWindows(x, torch.from_numpy(raw.targets), raw.names)
+    return backbone, corpora
+
+
+def frozen_backbone(settings: Settings, windows: Windows, modality: str) -> Backbone:
+    """Build a modality's backbone for these windows, with the weights the settings name."""
+    choice = settings.backbones[modality]
+    backbone = build(
+        choice.name,
+        choice.size,
+        checkpoint=choice.checkpoint,
+        n_channels=windows.signals[modality].shape[1],
+        seconds=windows.seconds(modality),
+    )
+    return backbone.eval().requires_grad_(False)
+
+
+def teacher_of(settings: Settings, name: str, windows: Windows) -> tuple[Backbone, nn.Linear]:
+    """Load a direction's teacher: the old backbone, fine-tuned where it was, and its head."""
+    old = settings.direction(name).old
+    backbone = frozen_backbone(settings, windows, old)
+    tuned = PATHS.teacher(name) / "backbone.safetensors"
+    if settings.teacher.train[old] == "all":
+        choice = settings.backbones[old]
+        backbone = build(
+            choice.name,
+            choice.size,
+            checkpoint=tuned,
+            n_channels=backbone.input_spec.channels,
+            seconds=backbone.input_spec.seconds,
+        )
+    return backbone.eval().requires_grad_(False), load_head(PATHS.teacher(name))
+
+
+def describe_backbone(settings: Settings, modality: str) -> str:
+    """One line on a modality's backbone, for the line that says what a page used."""
+    choice = settings.backbones[modality]
+    parameters = sum(p.numel() for p in build(choice.name, choice.size).parameters())
+    weights = "untrained"
+    if choice.checkpoint is not None:
+        weights = f"weights {choice.checkpoint} (sha256 {digest(choice.checkpoint)})"
+    return f"{modality}: {choice.name} {choice.size}, {parameters / 1e6:.3g}M parameters, {weights}"

@@ -1,0 +1,148 @@
+"""Pretraining of tiny backbones on simulated windows, so that they stand in for foundation models.
+
+Two tasks at once: predict what the simulator knows (heart rate, band powers, burst rate, ...) from
+the pooled last layer, and fill in hidden tokens. Task labels and states are no part of it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import trange
+
+from biox.backbones.base import Backbone
+
+
+@dataclass(frozen=True)
+class KnownWindows:
+    """Windows x [n, channels, samples], the simulator's parameters [n, k], their names."""
+
+    x: Tensor
+    targets: Tensor
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PretrainResult:
+    """What pretraining reached.
+
+    Attributes
+    ----------
+    losses : list of (float, float)
+        Mean parameter loss and mean reconstruction loss of each epoch.
+    r2 : Tensor, [k]
+        Share of variance explained, on held-out windows, of each parameter.
+    """
+
+    losses: list[tuple[float, float]]
+    r2: Tensor
+
+
+class Pretext(nn.Module):
+    """The two pretext heads on a backbone; thrown away afterwards."""
+
+    def __init__(self, backbone: Backbone, n_targets: int, mask: float):
+        super().__init__()
+        self.backbone, self.mask = backbone, mask
+        d_0 = backbone.token_shape(0)[1]
+        d_last = backbone.token_shape(backbone.n_layers)[1]
+        self.regression = nn.Linear(d_last, n_targets)
+        self.decoder = nn.Linear(d_last, d_0)
+        self.mask_token = nn.Parameter(torch.zeros(d_0))
+
+    def _reading(self, x: Tensor) -> Backbone:
+        """The backbone, set to the length of these windows."""
+        return self.backbone.for_seconds(x.shape[2] / self.backbone.input_spec.rate)
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Standardised simulator parameters [batch, k] of unmasked windows."""
+        return self.regression(self.backbone.pool(self._reading(x)(x)))
+
+    def losses(self, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Parameter loss on whole windows and reconstruction loss on hidden tokens."""
+        h0 = self._reading(x).stem(x)
+        last = self.backbone.run(h0, 0, self.backbone.n_layers)
+        known = F.smooth_l1_loss(self.regression(self.backbone.pool(last)), targets)
+        hidden = torch.rand(h0.shape[:2], device=h0.device) < self.mask
+        masked = torch.where(hidden[..., None], self.mask_token, h0)
+        last = self.backbone.run(masked, 0, self.backbone.n_layers)
+        if last.shape[1] != h0.shape[1]:  # convolutional models shorten time
+            last = F.interpolate(last.transpose(1, 2), size=h0.shape[1]).transpose(1, 2)
+        goal = F.layer_norm(h0.detach(), h0.shape[-1:])
+        error = (self.decoder(last) - goal).square().mean(-1)
+        return known, (error * hidden).sum() / hidden.sum().clamp_min(1)
+
+
+def pretrain(
+    backbone: Backbone,
+    corpora: Sequence[KnownWindows],
+    epochs: int,
+    batch: int,
+    lr: float,
+    mask: float,
+    seed: int,
+    device: str = "cpu",
+) -> PretrainResult:
+    """Train a backbone in place; a tenth of every corpus is held out to measure it.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    corpora : sequence of KnownWindows
+        One for each length of window (or number of channels) the backbone will meet; all with
+        the same k parameters.
+    epochs, batch : int
+    lr : float
+        Peak learning rate of AdamW (one-cycle schedule).
+    mask : float
+        Share of stem tokens hidden.
+    seed : int
+    """
+    torch.manual_seed(seed)
+    known = torch.cat([corpus.targets for corpus in corpora])
+    mean, std = known.mean(0), known.std(0).clamp_min(1e-6)
+    corpora = [KnownWindows(c.x, (c.targets - mean) / std) for c in corpora]
+    held = [len(c.x) // 10 for c in corpora]
+    pretext = Pretext(backbone.requires_grad_(True), known.shape[1], mask).to(device)
+    optimizer = torch.optim.AdamW(pretext.parameters(), lr=lr, weight_decay=0.01)
+    n_steps = sum((len(c.x) - h) // batch for c, h in zip(corpora, held, strict=True))
+    if n_steps == 0:
+        raise ValueError(f"pretrain: expected more windows than a batch of {batch}, found fewer")
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=epochs * n_steps)
+    curve = []
+    for _ in trange(epochs, desc="pretraining", disable=None):
+        pretext.train()
+        steps = [
+            (corpus, h + rows)
+            for corpus, h in zip(corpora, held, strict=True)
+            for rows in _batches(len(corpus.x) - h, batch)
+        ]
+        totals = torch.zeros(2)
+        for i in torch.randperm(len(steps)).tolist():
+            corpus, rows = steps[i]
+            x, targets = corpus.x[rows].to(device), corpus.targets[rows].to(device)
+            losses = pretext.losses(x, targets)
+            optimizer.zero_grad(set_to_none=True)
+            (losses[0] + losses[1]).backward()
+            nn.utils.clip_grad_norm_(pretext.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            totals += torch.stack(losses).detach().cpu() / len(steps)
+        curve.append(tuple(totals.tolist()))
+    pretext.eval()
+    with torch.no_grad():
+        predicted, truth = [], []
+        for corpus, h in zip(corpora, held, strict=True):
+            predicted += [pretext.predict(x.to(device)).cpu() for x in corpus.x[:h].split(batch)]
+            truth.append(corpus.targets[:h])
+    truth = torch.cat(truth)
+    r2 = 1 - (torch.cat(predicted) - truth).square().mean(0) / truth.var(0)
+    backbone.eval().requires_grad_(False).to("cpu")
+    return PretrainResult(curve, r2)
+
+
+def _batches(n: int, batch: int) -> list[Tensor]:
+    """Random batches of 0..n-1, whole ones only."""
+    return list(torch.randperm(n)[: n // batch * batch].split(batch)) if n >= batch else []

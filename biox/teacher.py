@@ -1,0 +1,199 @@
+"""The teacher: a backbone of the old modality with one linear head (section 4 of the paper).
+
+The head reads the mean over tokens of the last layer. For LaBraM and HuBERT-ECG only the head
+learns; PaPaGei and NormWear are fine-tuned, as in the released code.
+"""
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
+from torch import Tensor, nn
+from tqdm import tqdm, trange
+
+from biox.backbones.base import Backbone
+from biox.backbones.checkpoints import save as save_weights
+from biox.config import Teacher
+from biox.data.windows import Windows
+from biox.files import write_json, written_whole
+
+PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+"""Inverse penalties C of the head's logistic regression, chosen on val."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Windows of one modality with their labels: x [n, channels, samples], y [n]."""
+
+    x: Tensor
+    y: np.ndarray
+
+    @classmethod
+    def of(cls, windows: Windows, modality: str) -> "Labelled":
+        """Take one modality of paired windows."""
+        return cls(torch.from_numpy(windows.signals[modality]), windows.labels)
+
+    def probabilities(self, backbone: Backbone, head: nn.Linear) -> np.ndarray:
+        """What a teacher answers: [n, classes]."""
+        with torch.no_grad():
+            return head(pooled_last(backbone, self.x)).softmax(dim=1).numpy()
+
+
+@torch.no_grad()
+def pooled_last(backbone: Backbone, x: Tensor, batch: int = 32) -> Tensor:
+    """Mean over tokens of the last layer: [n, channels, samples] -> [n, d_L]."""
+    backbone.eval()
+    device = next(backbone.parameters()).device
+    parts = tqdm(x.split(batch), desc="pooled last layer", disable=None)
+    return torch.cat([backbone.pool(backbone(part.to(device))).cpu() for part in parts])
+
+
+def fit_head(
+    features: Tensor, y: np.ndarray, val_features: Tensor, val_y: np.ndarray, n_classes: int
+) -> nn.Linear:
+    """Fit a linear head [classes, d_L] by class-weighted logistic regression.
+
+    Features are standardised for the fit and the scaling is folded into the head's weights, so
+    what comes out is one linear layer. The penalty is chosen by balanced accuracy on val.
+
+    Raises
+    ------
+    ValueError
+        A class has no training window.
+    """
+    missing = sorted(set(range(n_classes)) - set(y.tolist()))
+    if missing:
+        raise ValueError(
+            f"teacher: expected windows of every class in train, found none of {missing}"
+        )
+    mean, std = features.mean(0), features.std(0).clamp_min(1e-6)
+    best, best_score = None, -1.0
+    for penalty in PENALTIES:
+        regression = LogisticRegression(C=penalty, class_weight="balanced", max_iter=2000)
+        regression.fit(((features - mean) / std).numpy(), y)
+        score = balanced_accuracy_score(
+            val_y, regression.predict(((val_features - mean) / std).numpy())
+        )
+        if score > best_score:
+            best, best_score = regression, score
+    weight, bias = torch.from_numpy(best.coef_).float(), torch.from_numpy(best.intercept_).float()
+    if n_classes == 2:  # scikit-learn keeps one row; class 0 is its mirror image
+        weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
+    head = nn.Linear(len(mean), n_classes)
+    with torch.no_grad():
+        head.weight.copy_(weight / std)
+        head.bias.copy_(bias - head.weight @ mean)
+    return head
+
+
+def teach(
+    backbone: Backbone,
+    train: Labelled,
+    val: Labelled,
+    n_classes: int,
+    settings: Teacher,
+    device: str = "cpu",
+) -> tuple[nn.Linear, list[float]]:
+    """Fit the head and, if the settings say so for this modality, fine-tune everything.
+
+    Returns
+    -------
+    nn.Linear
+        The head; `backbone` is trained in place.
+    list of float
+        Balanced accuracy on val, of the head alone and after each epoch of fine-tuning.
+    """
+    features = [pooled_last(backbone.to(device), part.x) for part in (train, val)]
+    head = fit_head(features[0], train.y, features[1], val.y, n_classes)
+    if settings.train[backbone.input_spec.modality] == "all":
+        return head, fine_tune(backbone, head, train, val, settings, device)
+    backbone.to("cpu")
+    with torch.no_grad():
+        return head, [balanced_accuracy_score(val.y, head(features[1]).argmax(1).numpy())]
+
+
+def fine_tune(
+    backbone: Backbone,
+    head: nn.Linear,
+    train: Labelled,
+    val: Labelled,
+    settings: Teacher,
+    device: str = "cpu",
+) -> list[float]:
+    """Train all weights in place by class-weighted cross-entropy; keep the best epoch on val.
+
+    Epoch 0, the head alone, competes too. Balanced accuracy decides, the loss breaks ties.
+
+    Returns
+    -------
+    list of float
+        Balanced accuracy on val after each epoch, starting with epoch 0.
+    """
+    torch.manual_seed(settings.seed)
+    model = nn.ModuleDict({"backbone": backbone.requires_grad_(True), "head": head}).to(device)
+    counts = torch.bincount(torch.from_numpy(train.y), minlength=head.out_features)
+    weights = (len(train.y) / (len(counts) * counts.clamp_min(1))).float().to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr)
+    y = torch.from_numpy(train.y).to(device)
+    curve = [_score(backbone, head, val)]
+    best = copy.deepcopy(model.state_dict())
+    for _ in trange(settings.epochs, desc="fine-tuning the teacher", disable=None):
+        model.train()
+        for rows in torch.randperm(len(y)).split(settings.batch):
+            if len(rows) < 2:  # batch norm cannot train on one window
+                continue
+            logits = head(backbone.pool(backbone(train.x[rows].to(device))))
+            loss = F.cross_entropy(logits, y[rows], weight=weights)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+        curve.append(_score(backbone, head, val))
+        if curve[-1] > max(curve[:-1]):
+            best = copy.deepcopy(model.state_dict())
+    model.load_state_dict(best)
+    model.eval().requires_grad_(False).to("cpu")
+    return [score for score, _ in curve]
+
+
+def _score(backbone: Backbone, head: nn.Linear, data: Labelled) -> tuple[float, float]:
+    """Balanced accuracy and negative loss: higher is better in both."""
+    with torch.no_grad():
+        logits = head(pooled_last(backbone, data.x).to(head.weight.device)).cpu()
+        loss = F.cross_entropy(logits, torch.from_numpy(data.y)).item()
+    return balanced_accuracy_score(data.y, logits.argmax(1).numpy()), -loss
+
+
+def save_teacher(
+    folder: Path | str, backbone: Backbone | None, head: nn.Linear, scores: dict[str, float]
+) -> None:
+    """Write ``backbone.safetensors`` if it was fine-tuned, ``head.safetensors``, scores last."""
+    folder = Path(folder)
+    if backbone is not None:
+        save_weights(backbone, folder / "backbone.safetensors")
+    with written_whole(folder / "head.safetensors") as part:
+        save_file({k: v.detach().contiguous() for k, v in head.state_dict().items()}, part)
+    write_json(folder / "scores.json", scores)
+
+
+def load_head(folder: Path | str) -> nn.Linear:
+    """Read a teacher's head.
+
+    Raises
+    ------
+    FileNotFoundError
+        The teacher has not been trained.
+    """
+    path = Path(folder) / "head.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected a teacher's head, found nothing")
+    weights = load_file(path)
+    classes, features = weights["weight"].shape
+    head = nn.Linear(features, classes)
+    head.load_state_dict(weights)
+    return head.requires_grad_(False).eval()

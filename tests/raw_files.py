@@ -1,0 +1,157 @@
+"""Tiny raw files in the published layouts, and the synthetic signals behind the golden numbers."""
+
+import gzip
+import pickle
+from pathlib import Path
+
+import fill
+import numpy as np
+from scipy.io import savemat
+
+from biox.backbones.base import InputSpec
+from biox.data.windows import Recording, Signal
+
+GOLDEN = Path(__file__).parent / "golden"
+
+ECG = InputSpec("ecg", 1, 100.0, 60.0, "z-score", "ecg_hubert")
+PPG = InputSpec("ppg", 1, 125.0, 60.0, "z-score", "ppg_papagei")
+EEG = InputSpec("eeg", 6, 200.0, 3.0, "uV", "eeg_labram")
+EMG = InputSpec("emg", 3, 130.0, 3.0, "z-score", "emg_normwear")
+
+
+def noise(tag, shape, scale=1.0):
+    """The golden files' synthetic noise: normal numbers seeded by the tag."""
+    return fill.windows(tag, shape, scale).numpy().astype(float)
+
+
+def samples(x):
+    """The 64 values of an array that the golden files keep."""
+    return fill.samples(np.asarray(x))
+
+
+def golden(name):
+    with np.load(GOLDEN / f"preprocess_{name}.npz") as file:
+        return dict(file)
+
+
+def heart(seconds, rate, beats=70.0, seed=0):
+    """Something ECG-like in mV: a narrow bump at every beat, and noise."""
+    t = np.arange(round(seconds * rate)) / rate
+    phase = (t * beats / 60) % 1.0
+    bump = np.exp(-0.5 * ((phase - 0.5) / 0.03) ** 2)
+    return bump + 0.02 * np.random.default_rng(seed).normal(size=t.size)
+
+
+def write_wesad(folder, subject="S2", seconds=200, track=None, **changed):
+    rng = np.random.default_rng(int(subject[1:]))
+    n, m = seconds * 700, seconds * 64
+    if track is None:
+        track = np.repeat([1, 2, 3], -(-n // 3))[:n]
+    signal = {
+        "chest": {"ECG": heart(seconds, 700)[:, None], "Temp": np.ones((n, 1), np.float32)},
+        "wrist": {"BVP": 30 * rng.normal(size=(m, 1)), "TEMP": np.ones((seconds * 4, 1))},
+    }
+    content = {"subject": subject, "signal": signal, "label": np.asarray(track)} | changed
+    path = folder / subject / f"{subject}.pkl"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(pickle.dumps(content, protocol=2))
+    return path
+
+
+def write_fog(folder, session="001", task=1, table=None, rows=3000):
+    if table is None:
+        rng = np.random.default_rng(task)
+        table = np.round(rng.normal(scale=20, size=(rows, 61)), 3)
+        table[:, 60] = np.arange(rows) >= rows // 2
+    path = folder / session / f"task_{task}.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    form = ["%d", "%.6g"] + ["%.6g"] * 58 + ["%d"]
+    np.savetxt(path, table, delimiter=",", fmt=form)
+    return path
+
+
+def write_isruc(folder, subject="1", n=4, stages=None, **changed):
+    rng = np.random.default_rng(int(subject))
+    names = "F3_A2 C3_A2 O1_A2 F4_A1 C4_A1 O2_A1 X1".split()
+    epochs = {name: 20 * rng.normal(size=(n, 6000)) for name in names}
+    epochs["X2"] = heart(30 * n, 200).reshape(n, 6000)
+    epochs = {k: v for k, v in (epochs | changed).items() if v is not None}
+    mat = folder / "ExtractedChannels" / f"subject{subject}.mat"
+    text = folder / "RawData" / subject / f"{subject}_1.txt"
+    mat.parent.mkdir(parents=True, exist_ok=True)
+    text.parent.mkdir(parents=True)
+    savemat(mat, epochs)
+    stages = list(stages if stages is not None else [0, 5, 2, 0][:n]) + [0] * 30
+    text.write_text("\r\n".join(map(str, stages)) + "\r\n\r\n")
+    return mat, text
+
+
+def write_bidmc(folder, record="bidmc_01", patient="s00001", seconds=120, rates=None, pack=False):
+    folder.mkdir(parents=True, exist_ok=True)
+    n = seconds * 125 + 1
+    t = np.arange(n) / 125
+    ecg, ppg = heart(seconds + 1, 125)[:n], 0.5 + 0.3 * np.sin(2 * np.pi * 1.2 * t)
+    lines = ["Time [s], PLETH, RESP, II"]
+    lines += [f"{a:.5g},{b:.5f},0,{c:.5f}" for a, b, c in zip(t, ppg, ecg, strict=True)]
+    content = ("\n".join(lines) + "\n").encode()
+    signals = folder / f"{record}_Signals.csv{'.gz' if pack else ''}"
+    signals.write_bytes(gzip.compress(content) if pack else content)
+    rates = np.full(seconds + 1, 72) if rates is None else rates
+    numerics = [f"{i},{rate},70,16,99" for i, rate in enumerate(rates)]
+    head = "Time [s], HR, PULSE, RESP, SpO2"
+    (folder / f"{record}_Numerics.csv").write_text("\n".join([head, *numerics]) + "\n")
+    (folder / f"{record}_Fix.txt").write_text(f"{record}\nMIMIC II matched wdb ID: {patient}\n")
+    return signals
+
+
+def write_edf(path, channels, rate=500):
+    """A plain EDF file; `channels` maps a name to (unit, values in that unit)."""
+    n = len(channels)
+    limits = {name: max(1.0, float(np.abs(x).max()) * 1.01) for name, (_, x) in channels.items()}
+    fields = [
+        ([name for name in channels], 16),
+        ([""] * n, 80),
+        ([unit for unit, _ in channels.values()], 8),
+        ([f"{-limits[name]:.6g}"[:8] for name in channels], 8),
+        ([f"{limits[name]:.6g}"[:8] for name in channels], 8),
+        (["-32768"] * n, 8),
+        (["32767"] * n, 8),
+        ([""] * n, 80),
+        ([str(rate)] * n, 8),
+        ([""] * n, 32),
+    ]
+    records = min(len(x) for _, x in channels.values()) // rate
+    header = "0".ljust(8) + "X".ljust(80) + "Startdate 01-JAN-2011".ljust(80)
+    header += "01.01.1100.00.00" + str(256 * (n + 1)).ljust(8) + "".ljust(44)
+    header += str(records).ljust(8) + "1".ljust(8) + str(n).ljust(4)
+    header += "".join(text.ljust(width) for texts, width in fields for text in texts)
+    rows = []
+    for name, (_, x) in channels.items():
+        low, high = float(f"{-limits[name]:.6g}"[:8]), float(f"{limits[name]:.6g}"[:8])
+        digital = np.round((x[: records * rate] - low) / (high - low) * 65535 - 32768)
+        rows.append(digital.astype("<i2").reshape(records, rate))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(header.encode("latin1") + np.concatenate(rows, axis=1).tobytes())
+    return path
+
+
+def write_eegmat(folder, subject="Subject01", seconds=20, extra=True):
+    rng = np.random.default_rng(0)
+    names = "Fp1 Fp2 F3 F4 F7 F8 T3 T4 C3 C4 P3 P4 O1 O2 A2-A1".split()
+    for part in (1, 2):
+        channels = {f"EEG {k}": ("uV", 10 * rng.normal(size=500 * seconds)) for k in names}
+        channels["ECG ECG"] = ("mV", heart(seconds, 500, 60 + 20 * part))
+        write_edf(folder / f"{subject}_{part}.edf", channels)
+
+
+def recording(seconds=200.0, label=None, subject="a", name="a1", **changed):
+    """A plain ECG + PPG recording, without a file."""
+    t = np.arange(round(seconds * 125)) / 125
+    rng = np.random.default_rng(1)
+    ecg, ppg = heart(seconds, 250)[None], np.sin(2 * np.pi * 1.2 * t)[None]
+    signals = {
+        "ecg": Signal(ecg, 250.0, "mV", ("II",)),
+        "ppg": Signal(ppg + 0.01 * rng.normal(size=ppg.shape), 125.0, "a.u.", ("PLETH",)),
+    }
+    label = label or (lambda start, stop: int(start >= seconds / 2))
+    return Recording(subject, name, signals | changed, label, "test")

@@ -1,0 +1,155 @@
+"""Conditioning: against the released code's numbers, and against what filters must do."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from raw_files import ECG, EEG, EMG, PPG, golden, noise, samples
+
+from biox.data.conditioning import RECIPES, RESAMPLERS, condition, linear
+from biox.data.windows import Signal
+
+TOLERANCE = 1e-4
+
+
+def wesad_signals():
+    t1, t2 = np.arange(480 * 700) / 700, np.arange(480 * 64) / 64
+    ecg = np.sin(2 * np.pi * 1.2 * t1) + 0.5 * np.sin(2 * np.pi * 7 * t1)
+    ecg += 0.3 * np.sin(2 * np.pi * 0.02 * t1) + 0.2 * noise("raw:WESAD:ecg", t1.shape) + 0.7
+    bvp = 30 * np.sin(2 * np.pi * 1.2 * t2) + 10 * np.sin(2 * np.pi * 2.4 * t2)
+    return ecg, bvp + 5 * noise("raw:WESAD:bvp", t2.shape)
+
+
+def isruc_ecg():
+    t = np.arange(6000) / 200
+    x = (np.sin(2 * np.pi * 1.1 * t) + 0.4 * np.sin(2 * np.pi * 9 * t)) * np.linspace(0.5, 2, 12)[
+        :, None
+    ]
+    x = x + 0.2 * noise("raw:ISRUC:X2", (12, 6000))
+    x[5] = 0.25
+    return x
+
+
+def one(values, rate, unit="mV"):
+    return Signal(np.atleast_2d(values), rate, unit, ("x",))
+
+
+def test_wesad_ecg_and_ppg_equal_the_released_code():
+    want = golden("WESAD")
+    ecg, bvp = wesad_signals()
+    np.testing.assert_allclose(samples(ecg), want["raw_ecg_sample"], atol=1e-12)
+    np.testing.assert_allclose(samples(bvp), want["raw_bvp_sample"], atol=1e-12)
+    ecg, ppg = condition(one(ecg, 700.0), ECG), condition(one(bvp, 64.0, "a.u."), PPG)
+    assert (ecg.values.shape, ppg.values.shape) == ((1, 48000), (1, 60000))
+    for position, start in (("first", 30), ("last", 360)):
+        for name, x, rate in (("ECG", ecg, 100), ("PPG", ppg, 125)):
+            window = x.values[0, start * rate : (start + 60) * rate]
+            got = [window.mean(), window.std()]
+            np.testing.assert_allclose(
+                samples(window), want[f"{position}_{name}_sample"], atol=1e-6
+            )
+            np.testing.assert_allclose(got, want[f"{position}_{name}_mean_std"], atol=1e-6)
+
+
+def test_isruc_epochs_equal_the_released_code_and_a_constant_epoch_gives_zeros():
+    want, raw = golden("ISRUC"), isruc_ecg()
+    np.testing.assert_allclose(samples(raw), want["raw_X2_sample"], atol=1e-12)
+    spec = replace(ECG, seconds=30.0)
+    got = [condition(one(epoch, 200.0, "a.u."), spec).values[0] for epoch in raw]
+    np.testing.assert_allclose(samples(got[0]), want["first_ECG_sample"], atol=1e-6)
+    np.testing.assert_allclose(samples(got[11]), want["last_ECG_sample"], atol=1e-6)
+    np.testing.assert_array_equal(got[5], np.zeros(3000))
+    np.testing.assert_array_equal(want["constant_epoch5_ECG_sample"], np.zeros(64))
+
+
+@pytest.mark.parametrize(("recipe", "low", "kept", "high"), [
+    ("ecg_hubert", None, 8.0, 49.5), ("ppg_papagei", 0.05, 1.5, 40.0),
+])  # fmt: skip
+def test_filters_keep_the_band_and_remove_the_rest(recipe, low, kept, high):
+    t = np.arange(60 * 500) / 500
+    spec = replace(ECG if recipe == "ecg_hubert" else PPG, rate=500.0)
+
+    def power_after(stray):
+        x = np.sin(2 * np.pi * kept * t) + np.sin(2 * np.pi * stray * t)
+        y = condition(one(x, 500.0), spec).values[0, 5000:-5000]
+        tones = [
+            np.abs(np.mean(y * np.exp(-2j * np.pi * f * t[5000:-5000]))) for f in (stray, kept)
+        ]
+        return tones[0] / tones[1]
+
+    assert power_after(high * 1.2) < 0.1
+    assert power_after(kept * 1.5) > 0.7
+    if low:
+        assert power_after(low) < 0.05
+
+
+def test_filtering_is_zero_phase():
+    x = np.zeros(5000)
+    x[2500] = 1.0
+    y = condition(one(x, 500.0), replace(ECG, rate=500.0)).values[0]
+    assert y.argmax() == 2500
+    np.testing.assert_allclose(y[2400:2500], y[2501:2601][::-1], atol=1e-9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    slope=st.floats(-5, 5),
+    offset=st.floats(-5, 5),
+    n=st.integers(50, 400),
+    rates=st.tuples(st.sampled_from([64, 125, 200, 500, 700]), st.sampled_from([100, 130, 200])),
+)
+def test_linear_resampling_keeps_straight_lines_and_end_points(slope, offset, n, rates):
+    x = (offset + slope * np.arange(n))[None]
+    y = linear(x, *map(float, rates))[0]
+    assert abs(len(y) - n * rates[1] / rates[0]) < 1
+    np.testing.assert_allclose(y, np.linspace(x[0, 0], x[0, -1], len(y)), atol=1e-9)
+
+
+def test_only_the_published_resampling_aliases():
+    t = np.arange(20 * 500) / 500
+    x = one(np.sin(2 * np.pi * 90 * t), 500.0)  # above the Nyquist rate of the output, 65 Hz
+    spec = replace(EMG, channels=1)
+    raw = {name: RESAMPLERS[name](x.values, 500.0, 130.0)[0, 200:-200].std() for name in RESAMPLERS}
+    assert raw["linear"] > 0.3
+    assert raw["polyphase"] < 0.01 and raw["fourier"] < 0.01
+    assert condition(x, spec).values.std() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("unit, factor", [("uV", 1.0), ("mV", 1e3), ("V", 1e6)])
+def test_eeg_comes_out_in_the_unit_of_the_backbone(unit, factor):
+    x = Signal(noise("eeg", (6, 600)), 200.0, unit, tuple("abcdef"))
+    np.testing.assert_allclose(condition(x, EEG).values, x.values * factor)
+    hundred = condition(x, replace(EEG, unit="uV/100"))
+    np.testing.assert_allclose(hundred.values, x.values * factor / 100)
+    assert hundred.unit == "uV/100"
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"conditioning": "ecg_other"}, "ecg_other"),
+    ({"channels": 2}, "expected 2 channels"),
+])  # fmt: skip
+def test_wrong_requests_are_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        condition(one(np.arange(5000.0), 500.0), replace(ECG, **change))
+
+
+def test_unknown_units_resampling_and_gaps_are_refused():
+    x = Signal(noise("eeg", (6, 600)), 200.0, "furlong", tuple("abcdef"))
+    with pytest.raises(ValueError, match="furlong"):
+        condition(x, EEG)
+    with pytest.raises(ValueError, match="cubic"):
+        condition(replace(x, unit="uV"), EEG, resampling="cubic")
+    x.values[2, 5] = np.nan
+    with pytest.raises(ValueError, match="1 that are not"):
+        condition(replace(x, unit="uV"), EEG)
+
+
+def test_every_recipe_leaves_its_input_alone():
+    for name in RECIPES:
+        spec = next(s for s in (ECG, PPG, EEG, EMG) if s.conditioning == name)
+        x = Signal(noise(name, (spec.channels, 6000)), 200.0, "uV", ("x",) * spec.channels)
+        before = x.values.copy()
+        condition(x, spec)
+        np.testing.assert_array_equal(x.values, before)

@@ -1,0 +1,105 @@
+"""Settings: what is accepted, and that each refusal names its key."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from biox.config import load_settings
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def content():
+    return yaml.safe_load((ROOT / "params.yaml").read_text())
+
+
+def load(content, tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return load_settings(path)
+
+
+def test_the_projects_own_settings_are_valid_and_frozen():
+    settings = load_settings(ROOT / "params.yaml")
+    assert len(settings.directions) == 6 and len(settings.seeds) == 3
+    assert settings.modalities("wesad") == ("ecg", "ppg")
+    with pytest.raises(AttributeError):
+        settings.bridge.rank = 3
+
+
+def put(content, key, value):
+    *path, last = key.split(".")
+    for name in path:
+        content = content[name]
+    content[last] = value
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("bridge.rnak", 4, r"bridge.rnak: expected one of .*'rank'.*unknown key"),
+        ("bridge.lr", "1e-4", r"bridge.lr: expected a number such as 1.0e-4, found '1e-4'"),
+        ("bridge.rank", 2.0, r"bridge.rank: expected a whole number, found 2.0"),
+        ("bridge.rank", True, r"bridge.rank: expected a whole number, found True"),
+        ("bridge.rank", 0, r"bridge.rank: expected a number above 0, found 0"),
+        ("bridge.prototypes", "means", r"bridge.prototypes: expected one of .*'tokens'"),
+        ("pretrain.mask", 1.5, r"pretrain.mask: expected a share in \[0, 1\), found 1.5"),
+        ("seeds", [0, 0], r"seeds: expected distinct numbers"),
+        ("seeds", 3, r"seeds: expected a list, found 3"),
+        ("directions.fog-emg2eeg.dataset", "fgo", r"directions.fog-emg2eeg.dataset: expected"),
+        ("directions.fog-emg2eeg.new", "emg", r"directions.fog-emg2eeg.new: expected a modality"),
+        ("datasets.wesad.source", "orginal", r"datasets.wesad.source: expected one of"),
+        ("datasets.wesad.splits.val", ["S2"], r"datasets.wesad.splits.*found 'S2 again"),
+        ("datasets.wesad.splits.val", [], r"datasets.wesad.splits.val: expected at least one"),
+        ("datasets.isruc.splits.val", [7], r"datasets.isruc.splits.val\[0\]: expected a text"),
+        ("datasets.wesad.step", 0, r"datasets.wesad.step: expected a step above 0"),
+        ("backbones.ecg.checkpoint", 3, r"backbones.ecg.checkpoint: expected a text"),
+        ("positions", None, r"positions: expected names with values, found None"),
+    ],
+)
+def test_what_is_wrong_is_named(content, tmp_path, key, value, message):
+    put(content, key, value)
+    with pytest.raises(ValueError, match=r"params.yaml: " + message) as error:
+        load(content, tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_key_is_named(content, tmp_path):
+    del content["bridge"]["rank"]
+    with pytest.raises(ValueError, match=r"bridge.rank: expected a value, found 'no such key'"):
+        load(content, tmp_path)
+
+
+def test_foreign_files_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="params.yaml"):
+        load_settings(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("a: [1,\n")
+    with pytest.raises(ValueError, match="expected YAML"):
+        load_settings(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("- 1\n")
+    with pytest.raises(ValueError, match="settings: expected names with values"):
+        load_settings(tmp_path / "params.yaml")
+
+
+def test_null_means_untrained_and_whole_numbers_are_numbers(content, tmp_path):
+    put(content, "backbones.ecg.checkpoint", None)
+    put(content, "bridge.lr", 1)
+    settings = load(content, tmp_path)
+    assert settings.backbones["ecg"].checkpoint is None
+    assert settings.bridge.lr == 1.0 and isinstance(settings.bridge.lr, float)
+
+
+def test_override_checks_like_the_file():
+    settings = load_settings(ROOT / "params.yaml")
+    assert settings.override("bridge", {"rank": 5}).bridge.rank == 5
+    with pytest.raises(ValueError, match=r"bridge.rank: expected a whole number, found '5'"):
+        settings.override("bridge", {"rank": "5"})
+
+
+def test_the_pipeline_lists_the_directions_of_the_settings():
+    """Table 1 depends on each direction by name; DVC cannot expand a list of paths."""
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    bridges = {d.split("/")[-1] for d in stages["table1"]["deps"] if d.startswith("data/bridges")}
+    assert bridges == set(load_settings(ROOT / "params.yaml").directions)

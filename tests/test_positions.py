@@ -1,0 +1,82 @@
+"""Probe and two-stage selection against the authors' selector and against constructed layers."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fill import windows as golden_input
+
+from biox.positions import select_positions
+from biox.probe import probe_score
+
+GOLDEN = np.load(Path(__file__).parent / "golden" / "selector.npz")
+
+
+def golden_layers():
+    """Rebuild the synthetic layers of selector.npz by its published recipe."""
+    n = 200
+    labels = golden_input("selector:logits", (n, 3)).argmax(1)
+    emb = golden_input("selector:emb", (3, 24))
+    inputs = [
+        s * emb[labels][:, None, :] + golden_input(f"selector:in:{i}", (n, 7, 24))
+        for i, s in enumerate(GOLDEN["in_strength"].tolist())
+    ]
+    base = inputs[3].mean(1)
+    outputs = [
+        a * (base @ golden_input(f"selector:w:{i}", (24, 40))) / np.sqrt(24)
+        + golden_input(f"selector:out:{i}", (n, 40))
+        for i, a in enumerate(GOLDEN["out_strength"].tolist())
+    ]
+    return [x.mean(1).numpy() for x in inputs], [y.numpy() for y in outputs], labels.numpy()
+
+
+def test_as_published_agrees_with_the_authors_selector():
+    new, old, labels = golden_layers()
+    selection = select_positions(new, old, labels, cka="biased")
+    np.testing.assert_allclose(selection.probe, GOLDEN["in_scores"], atol=0.02)
+    np.testing.assert_allclose(selection.cka_biased, GOLDEN["out_scores"], rtol=1e-3)
+    assert selection.m == int(GOLDEN["best_in"])
+    assert selection.l == int(GOLDEN["best_out"])
+
+
+@pytest.mark.parametrize("best", [0, 2, 4])
+def test_finds_the_layers_that_carry_the_information(best):
+    rng = np.random.default_rng(best)
+    labels, subjects = rng.integers(0, 2, 120), np.repeat([f"p{i}" for i in range(6)], 20)
+    signal = labels[:, None] + 0.1 * rng.normal(size=(120, 1))
+    new = [rng.normal(size=(120, 6)) + (3 * signal if i == best else 0) for i in range(5)]
+    old = [rng.normal(size=(120, 9)) + (3 * signal if i == 4 - best else 0) for i in range(5)]
+    selection = select_positions(new, old, labels, subjects)
+    assert (selection.m, selection.l) == (best, 4 - best)
+
+
+def test_width_of_a_layer_misleads_only_the_biased_estimate():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(100, 40))
+    related = x[:, :4] + 1.0 * rng.normal(size=(100, 4))
+    wide = rng.normal(size=(100, 3000))
+    labels = (x[:, 0] > 0).astype(int)
+    assert select_positions([x], [related, wide], labels, cka="biased").l == 1
+    assert select_positions([x], [related, wide], labels, cka="debiased").l == 0
+
+
+def test_folds_by_subject_see_through_subject_identity():
+    """Features that name the subject predict subject-constant labels only if folds mix subjects."""
+    rng = np.random.default_rng(1)
+    subjects = np.repeat(np.arange(12), 15)
+    labels = (subjects % 2).astype(int)
+    features = 3 * rng.normal(size=(12, 40))[subjects] + rng.normal(size=(180, 40))
+    order = rng.permutation(180)
+    mixed = probe_score(features[order], labels[order])
+    apart = probe_score(features, labels, subjects.astype(str))
+    assert mixed > 0.95 and apart < 0.8
+
+
+def test_one_pseudo_class_is_an_error_that_says_so():
+    with pytest.raises(ValueError, match="the teacher answers the same for every window"):
+        probe_score(np.random.default_rng(0).normal(size=(30, 3)), np.zeros(30, int))
+
+
+def test_unknown_cka_is_refused():
+    with pytest.raises(ValueError, match="'debiased' or 'biased', found 'cosine'"):
+        select_positions([], [], np.zeros(3), cka="cosine")

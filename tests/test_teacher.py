@@ -1,0 +1,96 @@
+"""Teacher heads and pretraining on problems whose answer is known."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from biox.backbones import build
+from biox.config import Teacher
+from biox.pretraining import KnownWindows, pretrain
+from biox.teacher import Labelled, fit_head, load_head, save_teacher, teach
+
+
+def two_rates(n, seed):
+    """Ten-second PPG-like waves; class 1 beats twice as fast."""
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % 2
+    t = np.arange(1250) / 125
+    x = np.sin(2 * np.pi * (1 + y[:, None]) * t + rng.uniform(0, 6, (n, 1)))
+    return Labelled(torch.from_numpy((x + 0.3 * rng.normal(size=x.shape))[:, None]).float(), y)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_head_is_the_folded_logistic_regression(n_classes):
+    rng = np.random.default_rng(0)
+    y = np.arange(90) % n_classes
+    features = 5 + 3 * rng.normal(size=(90, 4)) + 4 * np.eye(n_classes, 4)[y]
+    x = torch.from_numpy(features).float()
+    head = fit_head(x, y, x, y, n_classes)
+    found = head(x).softmax(1).detach().numpy()
+    candidates = []
+    for c in (1e-3, 1e-2, 1e-1, 1.0, 10.0):
+        scaler = StandardScaler().fit(features)
+        regression = LogisticRegression(C=c, class_weight="balanced", max_iter=2000)
+        z = scaler.transform(features) * np.sqrt(89 / 90)  # torch divides by n - 1
+        candidates.append(regression.fit(z, y).predict_proba(z))
+    assert min(np.abs(found - p).max() for p in candidates) < 1e-3
+
+
+def test_a_class_missing_from_train_is_named():
+    x = torch.randn(10, 3)
+    with pytest.raises(ValueError, match=r"found none of \[2\]"):
+        fit_head(x, np.arange(10) % 2, x, np.arange(10) % 2, 3)
+
+
+def test_fine_tuning_never_ends_below_the_head_alone_on_val(tmp_path):
+    torch.manual_seed(0)
+    backbone = build("papagei", "tiny", seconds=10)
+    settings = Teacher({"ppg": "all"}, lr=1e-3, epochs=3, batch=16, seed=0)
+    train, val = two_rates(64, 0), two_rates(32, 1)
+    head, curve = teach(backbone, train, val, 2, settings)
+    reached = (val.probabilities(backbone, head).argmax(1) == val.y).mean()
+    assert len(curve) == 4 and reached == pytest.approx(max(curve)) and reached > 0.8
+    save_teacher(tmp_path, backbone, head, {"balanced_accuracy": 1.0})
+    torch.testing.assert_close(load_head(tmp_path).weight, head.weight)
+    again = build("papagei", "tiny", checkpoint=tmp_path / "backbone.safetensors", seconds=10)
+    np.testing.assert_allclose(
+        val.probabilities(again, head), val.probabilities(backbone, head), atol=1e-6
+    )
+
+
+def test_head_only_leaves_the_backbone_alone(tmp_path):
+    torch.manual_seed(0)
+    backbone = build("papagei", "tiny", seconds=10)
+    before = {k: v.clone() for k, v in backbone.state_dict().items()}
+    settings = Teacher({"ppg": "head"}, lr=1e-3, epochs=3, batch=16, seed=0)
+    teach(backbone, two_rates(40, 0), two_rates(20, 1), 2, settings)
+    assert all(torch.equal(v, before[k]) for k, v in backbone.state_dict().items())
+    with pytest.raises(FileNotFoundError, match="head.safetensors: expected a teacher's head"):
+        load_head(tmp_path / "none")
+
+
+def test_pretraining_learns_what_windows_show_and_not_what_they_do_not():
+    rng = np.random.default_rng(0)
+    corpora = []
+    for seconds in (4, 8):
+        hz = rng.uniform(0.8, 2.5, 160)
+        t = np.arange(seconds * 125) / 125
+        x = np.sin(2 * np.pi * hz[:, None] * t + rng.uniform(0, 6, (160, 1)))
+        targets = np.stack([hz, rng.normal(size=160)], axis=1)
+        corpora.append(
+            KnownWindows(torch.from_numpy(x[:, None]).float(), torch.from_numpy(targets).float())
+        )
+
+    def run():
+        torch.manual_seed(0)
+        backbone = build("papagei", "tiny", seconds=8)
+        done = pretrain(backbone, corpora, epochs=10, batch=16, lr=3e-3, mask=0.3, seed=0)
+        return done, backbone
+
+    (result, backbone), (again, _) = run(), run()
+    assert result.losses == again.losses
+    assert result.r2[0] > 0.6 and result.r2[1] < 0.3
+    assert result.losses[-1][1] < result.losses[0][1]
+    assert not any(p.requires_grad for p in backbone.parameters())
