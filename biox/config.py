@@ -78,16 +78,20 @@ class Simulate:
 class Pretrain:
     """Pretraining of the tiny backbones on simulated windows of other subjects."""
 
-    windows: int  # in all, over the lengths
     seconds: dict[str, tuple[float, ...]]  # lengths of windows, by modality
-    epochs: int
+    minutes: dict[str, float]  # of signal at each of these lengths
+    epochs: dict[str, int]
     batch: int
-    lr: float
+    lr: dict[str, float]
     mask: float  # share of tokens hidden for masked reconstruction
+    reconstruction: float  # weight of that loss
     seed: int
 
     def __post_init__(self):
-        _positive(self, "windows", "epochs", "batch", "lr")
+        _positive(self, "batch")
+        for name in ("minutes", "epochs", "lr"):
+            for modality, value in getattr(self, name).items():
+                _check(value > 0, f"{name}.{modality}", "a number above 0", value)
         _check(0 <= self.mask < 1, "mask", "a share in [0, 1)", self.mask)
 
 

@@ -110,8 +110,9 @@ def pretraining_corpora(
     torch.manual_seed(settings.seed)
     lengths = settings.seconds[modality]
     backbone = build(name, "tiny", seconds=max(lengths))
-    n, corpora = settings.windows // len(lengths), {}
+    corpora = {}
     for i, seconds in enumerate(lengths):
+        n = round(60 * settings.minutes[modality] / seconds)
         spec = backbone.for_seconds(seconds).input_spec
         raw = corpus(modality, n, seconds, seed=settings.seed + i, channels=spec.channels)
         x = [

@@ -48,7 +48,8 @@ class Pretext(nn.Module):
         self.backbone, self.mask = backbone, mask
         d_0 = backbone.token_shape(0)[1]
         d_last = backbone.token_shape(backbone.n_layers)[1]
-        self.regression = nn.Linear(d_last, n_targets)
+        # Dropout spreads what is asked for over many features, so that it dominates the layer.
+        self.regression = nn.Sequential(nn.Dropout(0.5), nn.Linear(d_last, n_targets))
         self.decoder = nn.Linear(d_last, d_0)
         self.mask_token = nn.Parameter(torch.zeros(d_0))
 
@@ -61,13 +62,16 @@ class Pretext(nn.Module):
         return self.regression(self.backbone.pool(self._reading(x)(x)))
 
     def losses(self, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Parameter loss on whole windows and reconstruction loss on hidden tokens."""
+        """Parameter loss, and reconstruction loss on the hidden tokens of half of the windows.
+
+        The other half is seen whole, as it will be later.
+        """
         h0 = self._reading(x).stem(x)
-        last = self.backbone.run(h0, 0, self.backbone.n_layers)
-        known = F.smooth_l1_loss(self.regression(self.backbone.pool(last)), targets)
         hidden = torch.rand(h0.shape[:2], device=h0.device) < self.mask
+        hidden[len(x) // 2 :] = False
         masked = torch.where(hidden[..., None], self.mask_token, h0)
         last = self.backbone.run(masked, 0, self.backbone.n_layers)
+        known = F.smooth_l1_loss(self.regression(self.backbone.pool(last)), targets)
         if last.shape[1] != h0.shape[1]:  # convolutional models shorten time
             last = F.interpolate(last.transpose(1, 2), size=h0.shape[1]).transpose(1, 2)
         goal = F.layer_norm(h0.detach(), h0.shape[-1:])
@@ -82,6 +86,7 @@ def pretrain(
     batch: int,
     lr: float,
     mask: float,
+    reconstruction: float,
     seed: int,
     device: str = "cpu",
 ) -> PretrainResult:
@@ -98,6 +103,8 @@ def pretrain(
         Peak learning rate of AdamW (one-cycle schedule).
     mask : float
         Share of stem tokens hidden.
+    reconstruction : float
+        Weight of the reconstruction loss; that of the parameter loss is 1.
     seed : int
     """
     torch.manual_seed(seed)
@@ -125,7 +132,7 @@ def pretrain(
             x, targets = corpus.x[rows].to(device), corpus.targets[rows].to(device)
             losses = pretext.losses(x, targets)
             optimizer.zero_grad(set_to_none=True)
-            (losses[0] + losses[1]).backward()
+            (losses[0] + reconstruction * losses[1]).backward()
             nn.utils.clip_grad_norm_(pretext.parameters(), 1.0)
             optimizer.step()
             schedule.step()

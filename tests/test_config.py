@@ -46,6 +46,7 @@ def put(content, key, value):
         ("bridge.rank", 0, r"bridge.rank: expected a number above 0, found 0"),
         ("bridge.prototypes", "means", r"bridge.prototypes: expected one of .*'tokens'"),
         ("pretrain.mask", 1.5, r"pretrain.mask: expected a share in \[0, 1\), found 1.5"),
+        ("pretrain.lr.ecg", 0, r"pretrain.lr.ecg: expected a number above 0, found 0"),
         ("seeds", [0, 0], r"seeds: expected distinct numbers"),
         ("seeds", 3, r"seeds: expected a list, found 3"),
         ("directions.fog-emg2eeg.dataset", "fgo", r"directions.fog-emg2eeg.dataset: expected"),

@@ -86,7 +86,9 @@ def test_pretraining_learns_what_windows_show_and_not_what_they_do_not():
     def run():
         torch.manual_seed(0)
         backbone = build("papagei", "tiny", seconds=8)
-        done = pretrain(backbone, corpora, epochs=10, batch=16, lr=3e-3, mask=0.3, seed=0)
+        done = pretrain(
+            backbone, corpora, epochs=10, batch=16, lr=3e-3, mask=0.3, reconstruction=0.3, seed=0
+        )
         return done, backbone
 
     (result, backbone), (again, _) = run(), run()

@@ -205,8 +205,8 @@ def eeg_window(rng: Generator, seconds: float, rate: float, channels: int) -> tu
     """One EEG window in uV, [channels, samples], and its targets."""
     n, grid = round(seconds * rate), int(seconds * CONTROL) + 2
     typical = {"delta": 8, "theta": 5, "alpha": 5, "sigma": 2, "beta": 3, "gamma": 1.5}
-    size = rng.lognormal(0, 0.35)
-    levels = {band: size * uv * rng.lognormal(0, 0.6) for band, uv in typical.items()}
+    size = rng.lognormal(0, 0.3)
+    levels = {band: size * uv * np.exp(rng.uniform(-1.1, 1.1)) for band, uv in typical.items()}
     peaks = {band: np.exp(0.3 * rng.standard_normal(channels)) for band in levels}
     known = {
         "slope": rng.uniform(0.6, 2.2),

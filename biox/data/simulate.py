@@ -6,8 +6,10 @@ often, not always. Each subject has a random stream of its own, seeded by (seed,
 a file does not depend on which others are written, nor on their order.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+
+from tqdm import tqdm
 
 from biox.data.raw_formats import mat_v5, number_table, python2_pickle, write_bytes
 from biox.data.simulated_fog import FOG_DECIMALS, FOG_SESSIONS, fog_patient
@@ -37,7 +39,7 @@ def simulate_wesad(
         Multiplies every influence of the state; with 0 the state leaves no trace in the signals.
     """
     paths = []
-    for subject in subjects:
+    for subject in tqdm(list(subjects), desc="subjects", disable=None):
         paths.append(Path(folder) / f"S{subject}" / f"S{subject}.pkl")
         write_bytes(paths[-1], python2_pickle(wesad_subject(seed, subject, scale, effect)))
     return paths
@@ -65,7 +67,7 @@ def simulate_fog(
         Multiplies every influence of freezing; with 0 it leaves no trace in the signals.
     """
     paths = []
-    for patient in patients:
+    for patient in tqdm(patients, desc="patients", disable=None):
         for session, table in fog_patient(seed, patient, seconds, effect).items():
             paths.append(Path(folder) / patient / session / "task_1.txt")
             write_bytes(paths[-1], number_table(table, FOG_DECIMALS))
@@ -99,10 +101,18 @@ def simulate_isruc(
         The .mat file, then the label text, of each subject.
     """
     folder, paths = Path(folder), []
-    for subject in subjects:
+    for subject in tqdm(list(subjects), desc="subjects", disable=None):
         signals, stages = isruc_subject(seed, subject, epochs, effect)
         paths.append(folder / "ExtractedChannels" / f"subject{subject}.mat")
         write_bytes(paths[-1], mat_v5(signals))
         paths.append(folder / "RawData" / f"{subject}" / f"{subject}_1.txt")
         write_bytes(paths[-1], stage_text(stages))
     return paths
+
+
+SIMULATORS: dict[str, Callable[..., list[Path]]] = {
+    "wesad": simulate_wesad,
+    "fog": simulate_fog,
+    "isruc": simulate_isruc,
+}
+"""By data set: a function of a folder and a seed."""

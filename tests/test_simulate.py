@@ -1,0 +1,353 @@
+"""Simulated physiology against closed forms and neurokit2; files against plain libraries."""
+
+import io
+import pickle
+
+import neurokit2
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.io import loadmat
+from scipy.signal import hilbert, welch
+
+from biox.data import neurophysiology as neuro
+from biox.data import physiology as phys
+from biox.data import simulated_fog, simulated_isruc, simulated_wesad
+from biox.data.latent import subject_rng
+from biox.data.raw_formats import mat_v5, number_table, python2_pickle
+from biox.data.simulate import simulate_fog, simulate_isruc, simulate_wesad
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(7)
+
+
+def rate_by_neurokit(x, rate, modality):
+    """Mean rate in bpm, by stock peak detection."""
+    if modality == "ecg":
+        clean = neurokit2.ecg_clean(x, sampling_rate=rate)
+        found = neurokit2.ecg_peaks(clean, sampling_rate=rate)[1]["ECG_R_Peaks"]
+    else:
+        clean = neurokit2.ppg_clean(x, sampling_rate=rate)
+        found = neurokit2.ppg_findpeaks(clean, sampling_rate=rate)["PPG_Peaks"]
+    return 60 / np.mean(np.diff(found) / rate)
+
+
+# --- generators -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("slope", [0.5, 1.0, 2.0])
+def test_background_falls_with_the_slope_asked_for(rng, slope):
+    x = neuro.eeg(rng, 4, 60_000, 200, {}, background=8.0, slope=slope)
+    f, p = welch(x, 200, nperseg=800)
+    fit = (f > 1) & (f < 60)
+    measured = np.polyfit(np.log(f[fit]), np.log(p[:, fit].mean(0)), 1)[0]
+    assert measured == pytest.approx(-slope, abs=0.08)
+    assert x.std() == pytest.approx(8.0, rel=0.15)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.5, 4), (20, 150), (8, 13)])
+def test_band_noise_has_unit_variance_inside_its_band(rng, low, high):
+    x = phys.band_noise(rng, 100_000, 500, low, high)
+    f, p = welch(x, 500, nperseg=8192)
+    inside = (f > low - 0.2 * (high - low)) & (f < high + 0.2 * (high - low))
+    assert x.var() == pytest.approx(1, rel=0.1)
+    assert p[inside].sum() / p.sum() > 0.98
+
+
+@pytest.mark.parametrize("band", ["delta", "theta", "alpha", "beta", "gamma"])
+def test_band_level_is_the_standard_deviation(rng, band):
+    x = neuro.eeg(rng, 6, 120_000, 200, {band: 7.0}, background=0.0)
+    low, high = neuro.BANDS[band]
+    f, p = welch(x, 200, nperseg=2000)
+    assert x.std() == pytest.approx(7.0, rel=0.1)
+    assert p[:, (f > low - 1) & (f < high + 1)].sum() / p.sum() > 0.7
+
+
+@pytest.mark.parametrize("coherence", [0.2, 0.8])
+def test_channels_correlate_as_asked(rng, coherence):
+    x = neuro.eeg(rng, 4, 100_000, 200, {"beta": 5.0}, 5.0, coherence=coherence, burstiness=0)
+    pairs = np.corrcoef(x)[np.triu_indices(4, 1)]
+    assert pairs.mean() == pytest.approx(coherence, abs=0.06)
+
+
+def test_a_steady_heart_beats_steadily(rng):
+    still = np.zeros(600)
+    beats = phys.heartbeats(rng, np.full(600, 75.0), still, rsa=0, mayer=0, jitter=0)
+    np.testing.assert_allclose(np.diff(beats.times), 0.8, rtol=1e-9)
+    assert beats.times[2] < 0.8 and beats.times[-4] < 59.9 < beats.times[-2]
+
+
+def test_respiration_swings_the_heart_rate(rng):
+    resp = np.sin(2 * np.pi * 0.25 * np.arange(3000) / phys.CONTROL)
+    beats = phys.heartbeats(rng, np.full(3000, 60.0), resp, rsa=0.1, mayer=0, jitter=0)
+    rr = np.diff(beats.times)
+    # Each interval is 1 / rate averaged over itself, a quarter of a breath: sinc(0.25) = 0.900.
+    assert rr.std() == pytest.approx(0.1 * 0.900 / np.sqrt(2), rel=0.05)
+
+
+def test_ectopic_beats_come_early_and_are_followed_by_a_pause(rng):
+    still = np.zeros(6000)
+    beats = phys.heartbeats(rng, np.full(6000, 60.0), still, 0, 0, 0, ectopic=0.1)
+    k = np.flatnonzero(beats.ectopic[:-1])
+    assert 0.05 < beats.ectopic.mean() < 0.13
+    np.testing.assert_allclose(beats.times[k] - beats.times[k - 1], 0.67, atol=1e-6)
+    np.testing.assert_allclose(beats.times[k + 1] - beats.times[k], 1.33, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("bpm", [50, 75, 110])
+def test_neurokit_finds_the_rate_of_clean_ecg_and_ppg(bpm, seed):
+    rng = np.random.default_rng([bpm, seed])
+    resp = phys.breathing(rng, np.full(402, 15.0))
+    beats = phys.heartbeats(rng, np.full(402, float(bpm)), resp)
+    true = 60 / np.diff(beats.inside(0, 40)).mean()
+    ecg = phys.ecg(beats, 10_000, 250, phys.EcgShape.draw(rng), resp)
+    ppg = phys.ppg(beats, 5000, 125, phys.PpgShape.draw(rng), 1 + 0.05 * resp)
+    assert rate_by_neurokit(ecg, 250, "ecg") == pytest.approx(true, abs=2)
+    assert rate_by_neurokit(ppg, 125, "ppg") == pytest.approx(true, abs=2)
+
+
+def test_ecg_waves_stand_where_the_shape_puts_them(rng):
+    beats = phys.heartbeats(rng, np.full(102, 60.0), np.zeros(102), 0, 0, 0)
+    shape = phys.EcgShape.draw(rng)
+    y = phys.ecg(beats, 10_000, 1000, shape)
+    r = beats.inside(2, 8)
+    at_r = y[np.rint(1000 * r).astype(int)]
+    at_t = y[np.rint(1000 * (r + shape.center[6])).astype(int)]
+    assert at_r == pytest.approx(shape.amplitude[2], rel=0.1)
+    assert at_t == pytest.approx(shape.amplitude[6], rel=0.1)
+    halved = phys.ecg(beats, 10_000, 1000, shape, t_gain=0.5)
+    assert halved[np.rint(1000 * (r + shape.center[6])).astype(int)] == pytest.approx(
+        at_t / 2, rel=0.05
+    )
+
+
+def test_pulse_follows_the_beat_by_its_delay(rng):
+    beats = phys.heartbeats(rng, np.full(302, 70.0), np.zeros(302))
+    shape = phys.PpgShape.draw(rng)
+    y = phys.ppg(beats, 30_000, 1000, shape)
+    for beat in beats.inside(3, 27):
+        lag = np.argmax(y[int(1000 * beat) : int(1000 * beat) + 600]) / 1000
+        assert shape.delay + shape.rise < lag < shape.delay + 3.5 * shape.rise
+
+
+@pytest.mark.parametrize("hz", [1.0, 5.0])
+def test_bursts_come_at_their_rate(rng, hz):
+    envelope = neuro.burst_envelope(rng, 30_000, 500, hz, 0.5, 0.1, 1.0)
+    x = neuro.emg(rng, envelope, 500)
+    f, p = welch(np.abs(hilbert(x)), 500, nperseg=10_000)
+    searched = (f > 0.4) & (f < 12)
+    assert f[searched][np.argmax(p[searched])] == pytest.approx(hz, rel=0.15)
+    assert envelope.min() == pytest.approx(0.1, abs=1e-6)
+
+
+# --- raw formats ----------------------------------------------------------------------------------
+
+
+class NumbersOnly(pickle.Unpickler):
+    """What a careful reader of WESAD allows."""
+
+    def find_class(self, module, name):
+        allowed = {
+            ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,
+            ("numpy", "ndarray"): np.ndarray,
+            ("numpy", "dtype"): np.dtype,
+        }
+        return allowed[module, name]
+
+
+def unpickled(data):
+    return NumbersOnly(io.BytesIO(data), encoding="latin1").load()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    arrays(
+        st.sampled_from([np.float32, np.float64, np.int16, np.int32]),
+        st.sampled_from([(0,), (3,), (70, 1), (5, 3)]),
+    )
+)
+def test_python2_pickle_gives_back_every_array(array):
+    read = unpickled(python2_pickle({"a": {"b": array}, "c": "text"}))
+    assert read["c"] == "text"
+    assert read["a"]["b"].dtype == array.dtype
+    np.testing.assert_array_equal(read["a"]["b"], array)
+
+
+def test_python2_pickle_refuses_what_it_cannot_write():
+    with pytest.raises(ValueError, match="expected dict, str or little-endian array"):
+        python2_pickle({"a": 1.5})
+
+
+def test_mat_file_states_no_time():
+    data = mat_v5({"X2": np.ones((2, 3), np.float32)})
+    assert data == mat_v5({"X2": np.ones((2, 3), np.float32)})
+    assert data[:116].rstrip().endswith(b"biox")
+    np.testing.assert_array_equal(loadmat(io.BytesIO(data))["X2"], np.ones((2, 3)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    arrays(np.float64, (4, 3), elements=st.floats(-1e5, 1e5, width=32)),
+    st.lists(st.integers(0, 4), min_size=3, max_size=3),
+)
+def test_number_table_reads_back(values, decimals):
+    text = number_table(values, np.array(decimals))
+    read = pd.read_csv(io.BytesIO(text), header=None).to_numpy(float)
+    assert np.all(np.abs(read - values) <= 0.5 / 10.0 ** np.array(decimals) + 1e-9)
+    assert not any(field in text for field in (b"-0,", b",00", b",.", b" "))
+
+
+# --- data sets ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("raw")
+    simulate_wesad(folder / "wesad", seed=3, subjects=(2, 10), scale=0.2)
+    simulate_fog(folder / "fog", seed=3, patients=("008", "009"), seconds=20)
+    simulate_isruc(folder / "isruc", seed=3, subjects=(1, 9), epochs=8)
+    return folder
+
+
+def test_wesad_pickle_has_the_published_form(raw):
+    content = unpickled((raw / "wesad/S10/S10.pkl").read_bytes())
+    assert content["subject"] == "S10"
+    chest, wrist, label = content["signal"]["chest"], content["signal"]["wrist"], content["label"]
+    seconds = len(label) / 700
+    assert label.dtype.kind == "i" and set(np.unique(label)) == {0, 1, 2, 3, 4}
+    shapes = {key: x.shape for key, x in chest.items()}
+    one = (len(label), 1)
+    assert shapes == {
+        "ACC": (len(label), 3), "ECG": one, "EMG": one, "EDA": one, "Temp": one, "Resp": one,
+    }  # fmt: skip
+    assert {key: (len(x) / seconds, x.shape[1]) for key, x in wrist.items()} == {
+        "ACC": (pytest.approx(32, rel=1e-3), 3),
+        "BVP": (pytest.approx(64, rel=1e-3), 1),
+        "EDA": (pytest.approx(4, rel=1e-2), 1),
+        "TEMP": (pytest.approx(4, rel=1e-2), 1),
+    }
+    assert all(np.isfinite(x).all() for x in (*chest.values(), *wrist.values()))
+    assert 0.1 < np.ptp(chest["ECG"]) < 20  # mV
+
+
+def test_chest_and_wrist_share_their_beats(raw):
+    signal = unpickled((raw / "wesad/S2/S2.pkl").read_bytes())["signal"]
+    ecg = signal["chest"]["ECG"][700 * 10 : 700 * 50, 0].astype(float)
+    bvp = signal["wrist"]["BVP"][64 * 10 : 64 * 50, 0].astype(float)
+    assert rate_by_neurokit(ecg, 700, "ecg") == pytest.approx(
+        rate_by_neurokit(bvp, 64, "ppg"), abs=3
+    )
+
+
+def test_fog_text_has_the_published_form(raw):
+    paths = sorted(path.relative_to(raw / "fog").as_posix() for path in raw.rglob("task_1.txt"))
+    assert paths == ["008/OFF_1/task_1.txt", "008/OFF_2/task_1.txt", "009/task_1.txt"]
+    table = pd.read_csv(raw / "fog/009/task_1.txt", header=None).to_numpy(float)
+    assert table.shape == (10_000, 61)
+    assert set(np.unique(table[:, 60])) == {0, 1}
+    spread = table.std(axis=0)
+    assert np.all((spread[2:27] > 3) & (spread[2:27] < 80))  # EEG in uV
+    assert set(np.argsort(spread[27:32])[-3:] + 27) == {27, 28, 30}  # this patient's EMG
+    assert np.all(spread[32:60] == 0)
+    np.testing.assert_allclose(np.diff(table[:, 1]), 1 / 500, atol=1e-3)
+
+
+def test_isruc_files_have_the_published_form(raw):
+    content = loadmat(raw / "isruc/ExtractedChannels/subject9.mat")
+    signals = {key: x for key, x in content.items() if not key.startswith("__")}
+    assert set(signals) == {"F3_A2", "C3_A2", "O1_A2", "F4_A1", "C4_A1", "O2_A1", "X2"}
+    assert {x.shape for x in signals.values()} == {(8, 6000)}
+    assert {x.dtype for x in signals.values()} == {np.dtype(np.float32)}
+    stages = (raw / "isruc/RawData/9/9_1.txt").read_text().split()
+    assert len(stages) == 8 + 30 and set(stages) <= set("01235")
+
+
+def test_a_subject_depends_on_its_seed_alone(raw, tmp_path):
+    simulate_wesad(tmp_path / "wesad", seed=3, subjects=(10,), scale=0.2)
+    simulate_fog(tmp_path / "fog", seed=3, patients=("009",), seconds=20)
+    simulate_isruc(tmp_path / "isruc", seed=3, subjects=(9,), epochs=8)
+    again = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
+    assert len(again) == 4
+    for path in again:
+        assert (tmp_path / path).read_bytes() == (raw / path).read_bytes(), path
+    simulate_fog(tmp_path / "other", seed=4, patients=("009",), seconds=20)
+    assert (tmp_path / "other/009/task_1.txt").read_bytes() != (
+        raw / "fog/009/task_1.txt"
+    ).read_bytes()
+
+
+def test_default_subjects_are_those_of_the_originals():
+    assert simulated_wesad.WESAD_SUBJECTS == (*range(2, 12), *range(13, 18))
+    assert len(simulated_isruc.ISRUC_SUBJECTS) == 20 and 8 not in simulated_isruc.ISRUC_SUBJECTS
+    sessions = simulated_fog.FOG_SESSIONS
+    assert list(sessions) == [f"{k:03d}" for k in range(1, 13)]
+
+
+def test_wesad_windows_come_in_the_original_proportions():
+    counts = {1: 0, 2: 0, 3: 0}
+    for subject in simulated_wesad.WESAD_SUBJECTS:
+        labels = simulated_wesad.wesad_protocol(subject_rng(0, "wesad", subject))
+        for start in range(0, len(labels) - 600, 50):
+            found = np.unique(labels[start : start + 600])
+            if len(found) == 1 and found[0] in counts:
+                counts[found[0]] += 1
+    shares = np.array(list(counts.values())) / sum(counts.values())
+    np.testing.assert_allclose(shares, np.array([1112, 607, 312]) / 2031, atol=0.03)
+
+
+def test_a_quarter_of_the_night_is_wake_and_freezing_takes_two_fifths_to_half():
+    nights = [simulated_isruc.hypnogram(subject_rng(0, "isruc", s), 40) for s in range(200)]
+    assert np.mean(np.array(nights) == 0) == pytest.approx(4687 / (4687 + 14550), abs=0.05)
+    walks = [simulated_fog.fog_states(subject_rng(0, "fog", s), 80.0) for s in range(200)]
+    assert 0.4 < np.mean(walks) < 0.5
+    edges = np.flatnonzero(np.diff(walks[0]))
+    assert np.all(np.diff(edges) >= 30 - 1)  # 3 s or longer
+
+
+@pytest.mark.parametrize(("effect", "low", "high"), [(1.0, 6, 18), (0.0, -2, 2)])
+def test_stress_raises_the_heart_rate_as_far_as_effect_says(effect, low, high):
+    change = []
+    for subject in simulated_wesad.WESAD_SUBJECTS:
+        rng = subject_rng(1, "wesad", subject)
+        states = simulated_wesad.wesad_protocol(rng)
+        _, beats = simulated_wesad.wesad_heart(rng, states, effect)
+        inside = np.clip((beats.times * phys.CONTROL).astype(int), 0, len(states) - 1)
+        bpm = {s: 60 / beats.rr[states[inside] == s].mean() for s in (1, 2)}
+        change.append(bpm[2] - bpm[1])
+    assert low < np.mean(change) < high
+    if effect:
+        assert np.std(change) > 3  # people react unequally
+
+
+def band_power(x, rate, low, high):
+    f, p = welch(x, rate, nperseg=int(2 * rate))
+    return p[..., (f >= low) & (f < high)].mean(-1)
+
+
+def test_deep_sleep_has_more_delta_than_wake():
+    ratios = []
+    for subject in range(1, 6):
+        rng = subject_rng(0, "isruc", subject)
+        track = np.repeat([0, 3], 600)
+        eeg = simulated_isruc.sleep_eeg(rng, track, 24_000, 1.0)
+        wake, deep = band_power(eeg[:, :11_000], 200, 1, 4), band_power(eeg[:, 13_000:], 200, 1, 4)
+        ratios.append(np.log(deep / wake).mean())
+    assert np.median(ratios) > 0.7
+
+
+def test_freezing_moves_the_emg_rhythm_from_gait_to_tremor():
+    shift = []
+    for patient in range(1, 6):
+        rng = subject_rng(0, "fog", patient)
+        states = np.repeat([0, 1], 300)
+        emg = np.abs(simulated_fog.fog_emg(rng, states, 30_000, 1.0))
+        fast = [band_power(x, 500, 4, 7).mean() for x in (emg[:, :14_500], emg[:, 15_500:])]
+        slow = [band_power(x, 500, 0.5, 1.6).mean() for x in (emg[:, :14_500], emg[:, 15_500:])]
+        shift.append(np.log(fast[1] / slow[1]) - np.log(fast[0] / slow[0]))
+    assert np.min(shift) > 0.5
