@@ -284,7 +284,7 @@ def test_a_subject_depends_on_its_seed_alone(raw, tmp_path):
 
 def test_default_subjects_are_those_of_the_originals():
     assert simulated_wesad.WESAD_SUBJECTS == (*range(2, 12), *range(13, 18))
-    assert len(simulated_isruc.ISRUC_SUBJECTS) == 20 and 8 not in simulated_isruc.ISRUC_SUBJECTS
+    assert len(simulated_isruc.ISRUC_SUBJECTS) == 30 and 8 not in simulated_isruc.ISRUC_SUBJECTS
     sessions = simulated_fog.FOG_SESSIONS
     assert list(sessions) == [f"{k:03d}" for k in range(1, 13)]
 

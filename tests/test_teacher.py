@@ -27,21 +27,16 @@ def test_head_is_the_folded_logistic_regression(n_classes):
     y = np.arange(90) % n_classes
     features = 5 + 3 * rng.normal(size=(90, 4)) + 4 * np.eye(n_classes, 4)[y]
     x = torch.from_numpy(features).float()
-    head = fit_head(x, y, x, y, n_classes)
-    found = head(x).softmax(1).detach().numpy()
-    candidates = []
-    for c in (1e-3, 1e-2, 1e-1, 1.0, 10.0):
-        scaler = StandardScaler().fit(features)
-        regression = LogisticRegression(C=c, class_weight="balanced", max_iter=2000)
-        z = scaler.transform(features) * np.sqrt(89 / 90)  # torch divides by n - 1
-        candidates.append(regression.fit(z, y).predict_proba(z))
-    assert min(np.abs(found - p).max() for p in candidates) < 1e-3
+    found = fit_head(x, y, n_classes)(x).softmax(1).detach().numpy()
+    z = StandardScaler().fit_transform(features) * np.sqrt(89 / 90)  # torch divides by n - 1
+    regression = LogisticRegression(class_weight="balanced", max_iter=2000).fit(z, y)
+    np.testing.assert_allclose(found, regression.predict_proba(z), atol=1e-3)
 
 
 def test_a_class_missing_from_train_is_named():
     x = torch.randn(10, 3)
     with pytest.raises(ValueError, match=r"found none of \[2\]"):
-        fit_head(x, np.arange(10) % 2, x, np.arange(10) % 2, 3)
+        fit_head(x, np.arange(10) % 2, 3)
 
 
 def test_fine_tuning_never_ends_below_the_head_alone_on_val(tmp_path):

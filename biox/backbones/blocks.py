@@ -86,11 +86,11 @@ class Block(nn.Module):
 def initialise(module: nn.Module) -> None:
     """Start training from scratch: call as ``model.apply(initialise)``.
 
-    Linear weights are truncated normals of standard deviation 0.02, convolutions Kaiming-normal,
-    biases zero; norms keep torch's ones and zeros.
+    Linear weights are Xavier-uniform (the usual normal of standard deviation 0.02 is too small for
+    narrow models), convolutions Kaiming-normal, biases zero; norms keep torch's ones and zeros.
     """
     if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.xavier_uniform_(module.weight)
     elif isinstance(module, nn.Conv1d | nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
     else:

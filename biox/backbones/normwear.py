@@ -96,7 +96,7 @@ class NormWear(Backbone):
 
     sizes = {
         "base": NormWearSize(768, 12, 12, 4, patch=(9, 5)),
-        "tiny": NormWearSize(64, 4, 4, 2, patch=(18, 32)),
+        "tiny": NormWearSize(64, 4, 4, 2, patch=(9, 32)),
     }
     # Decoder and reconstruction heads of pretraining, and the final norm (paper: h_L is before it).
     unused_prefixes = ("norm.", "decoder_", "mask_token", "temporal_recon.", "spatial_recon.")

@@ -78,7 +78,7 @@ def simulate_isruc(
     folder: Path | str,
     seed: int = 0,
     subjects: Iterable[int] = ISRUC_SUBJECTS,
-    epochs: int = 40,
+    epochs: int = 30,
     effect: float = 1.0,
 ) -> list[Path]:
     """Write ``ExtractedChannels/subject1.mat`` and ``RawData/1/1_1.txt`` and so on, as ISRUC does.

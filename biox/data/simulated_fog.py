@@ -71,7 +71,8 @@ def fog_emg(rng: Generator, states: np.ndarray, n: int, effect: float) -> np.nda
     y = np.empty((3, n), np.float32)
     for i in range(3):
         size = rng.lognormal(np.log(40), 0.5)
-        tonic = size * rng.uniform(0.1, 0.35) * np.exp(0.2 * wander(rng, grid, 4))
+        # Opposing muscles contract together in freezing, so the tone between bursts rises.
+        tonic = size * rng.uniform(0.1, 0.35) * np.exp(0.2 * wander(rng, grid, 4) + 0.8 * share)
         walking = neuro.burst_envelope(
             rng, n, FOG_RATE, gait, rng.uniform(0.3, 0.6), tonic, size * (1 - share)
         )

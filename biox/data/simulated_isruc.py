@@ -13,7 +13,7 @@ from biox.data import physiology as phys
 from biox.data.latent import reactions, state_track, subject_rng
 from biox.data.physiology import CONTROL, at, wander
 
-ISRUC_SUBJECTS = tuple(s for s in range(1, 22) if s != 8)
+ISRUC_SUBJECTS = tuple(s for s in range(1, 32) if s != 8)
 ISRUC_RATE = 200
 EPOCH_SECONDS = 30
 ISRUC_EEG = ("F3_A2", "C3_A2", "O1_A2", "F4_A1", "C4_A1", "O2_A1")
@@ -89,7 +89,7 @@ def sleep_ecg(rng: Generator, stages: np.ndarray, n: int, effect: float) -> np.n
     )
     resp = phys.breathing(rng, np.clip(speed + 0.6 * wander(rng, grid, 40), 8, 28), irregular)
     bpm = track(
-        rng.uniform(52, 78), {WAKE: (8.0, 4.0), N2: (-2.0, 1.5), N3: (-2.0, 2.0), REM: (2.0, 2.0)}
+        rng.uniform(54, 74), {WAKE: (11.0, 4.0), N2: (-2.0, 1.5), N3: (-2.0, 2.0), REM: (2.0, 2.0)}
     )
     rsa = np.exp(track(rng.normal(0, 0.3), {WAKE: (-0.5, 0.25), N3: (0.2, 0.25), REM: (-0.3, 0.2)}))
     slow = np.exp(track(rng.normal(0, 0.3), {WAKE: (0.45, 0.25), N3: (-0.5, 0.3), REM: (0.3, 0.2)}))
@@ -111,7 +111,7 @@ def sleep_ecg(rng: Generator, stages: np.ndarray, n: int, effect: float) -> np.n
 
 
 def isruc_subject(
-    seed: int, subject: int, epochs: int = 40, effect: float = 1.0
+    seed: int, subject: int, epochs: int = 30, effect: float = 1.0
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """One subject's variables, float32 [epochs, 6000] each, and stages [epochs + 30]."""
     rng = subject_rng(seed, "isruc", subject)
