@@ -167,7 +167,7 @@ def compute_activations(
         old=tuple(whole[f"old.{i}"] for i in range(old.n_layers + 1)),
         last=whole["last"],
         logits=whole["logits"],
-        tokens=tuple(torch.cat(chunks)[:N_TOKENS_KEPT] for chunks in tokens),
+        tokens=tuple(_thinned(torch.cat(chunks), generator) for chunks in tokens),
         labels=windows.labels,
         subjects=windows.subjects,
         recordings=windows.recordings,
@@ -175,6 +175,12 @@ def compute_activations(
         classes=windows.classes,
         source=windows.source,
     )
+
+
+def _thinned(tokens: Tensor, generator: torch.Generator) -> Tensor:
+    """At most `N_TOKENS_KEPT` of the tokens [any, features], from all over."""
+    kept = torch.randperm(len(tokens), generator=generator)[:N_TOKENS_KEPT]
+    return tokens[kept.sort().values]
 
 
 def _finite(backbone: Backbone, x: Tensor) -> list[Tensor]:

@@ -113,7 +113,7 @@ class BridgedModel(nn.Module):
         bridge: PrototypeBridge,
         head: nn.Linear,
         m: int,
-        l: int,  # noqa: E741 - the paper's symbol
+        l: int,
     ):
         super().__init__()
         if not (0 <= m < new.n_layers and 0 <= l < old.n_layers):
@@ -181,7 +181,7 @@ class BridgedModel(nn.Module):
             weights = load_file(path)
             (rank, d_m), (d_l, n_p) = weights["A"].shape, weights["prototypes"].shape
             n_l = len(weights["B"]) // n_p
-            m, l = place["m"], place["l"]  # noqa: E741
+            m, l = place["m"], place["l"]
         except (SafetensorError, KeyError, ValueError) as error:
             raise ValueError(
                 f"{path}: expected a bridge (A, B, prototypes; m and l beside it), "

@@ -69,6 +69,6 @@ def _unbiased_hsic(X: np.ndarray, Y: np.ndarray) -> float:
     which cancels in CKA. For centred features K 1 = 0, so K~ 1 = -diag(K).
     """
     n = len(X)
-    k, l = np.sum(X * X, axis=1), np.sum(Y * Y, axis=1)  # noqa: E741 - diagonals of K and L
+    k, l = np.sum(X * X, axis=1), np.sum(Y * Y, axis=1)
     trace = np.sum((X.T @ Y) ** 2) - np.sum(k * l)
     return trace + k.sum() * l.sum() / ((n - 1) * (n - 2)) - 2 * np.sum(k * l) / (n - 2)

@@ -4,6 +4,7 @@ Every section is a dataclass; its annotations are the schema. Unknown keys, wron
 impossible values are refused with one sentence that names the key.
 """
 
+import math
 import types
 import typing
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
@@ -36,14 +37,15 @@ class Dataset:
     seconds: float  # length of a window
     step: float  # from one window's start to the next, in seconds
     condition_per: Literal["recording", "window"]  # what filters and z-scores see at once
-    splits: dict[str, tuple[str, ...]]  # train (teacher), val, pair (bridge, no labels), test
-    protocol: Literal["by_subject", "shuffled_windows"] = "by_subject"
-    channels: dict[str, int] = field(default_factory=dict)  # where not the backbone's default
+    # Subjects: train (teacher), val, pair (bridge, no labels), test; or all, if split by time.
+    splits: dict[str, tuple[str, ...]]
+    protocol: Literal["by_subject", "blocked_windows", "shuffled_windows"] = "by_subject"
+    channels: dict[Modality, int] = field(default_factory=dict)  # where not the backbone's default
 
     def __post_init__(self):
         _check(self.seconds > 0, "seconds", "a length above 0", self.seconds)
         _check(self.step > 0, "step", "a step above 0", self.step)
-        expected = {"train", "val", "pair", "test"}
+        expected = {"all"} if self.protocol != "by_subject" else {"train", "val", "pair", "test"}
         _check(set(self.splits) == expected, "splits", sorted(expected), sorted(self.splits))
         seen: dict[str, str] = {}
         for split, subjects in self.splits.items():
@@ -78,20 +80,24 @@ class Simulate:
 class Pretrain:
     """Pretraining of the tiny backbones on simulated windows of other subjects."""
 
-    seconds: dict[str, tuple[float, ...]]  # lengths of windows, by modality
-    minutes: dict[str, float]  # of signal at each of these lengths
-    epochs: dict[str, int]
+    seconds: dict[Modality, tuple[float, ...]]  # lengths of windows, by modality
+    minutes: dict[Modality, float]  # of signal at each of these lengths
+    epochs: dict[Modality, int]
     batch: int
-    lr: dict[str, float]
+    lr: dict[Modality, float]
     mask: float  # share of tokens hidden for masked reconstruction
-    reconstruction: float  # weight of that loss
+    reconstruction: dict[Modality, float]  # weight of that loss
+    weights: dict[Modality, dict[str, float]]  # of the simulator's parameters; 1 if not named
     seed: int
 
     def __post_init__(self):
         _positive(self, "batch")
-        for name in ("minutes", "epochs", "lr"):
+        for name in ("minutes", "epochs", "lr", "reconstruction"):
             for modality, value in getattr(self, name).items():
                 _check(value > 0, f"{name}.{modality}", "a number above 0", value)
+        for modality, lengths in self.seconds.items():
+            good = len(lengths) > 0 and min(lengths) > 0
+            _check(good, f"seconds.{modality}", "lengths above 0", list(lengths))
         _check(0 <= self.mask < 1, "mask", "a share in [0, 1)", self.mask)
 
 
@@ -99,7 +105,7 @@ class Pretrain:
 class Teacher:
     """The old modality's task model: which weights learn, by modality, and how."""
 
-    train: dict[str, Literal["head", "all"]]
+    train: dict[Modality, Literal["head", "all"]]
     lr: float
     epochs: int
     batch: int
@@ -141,12 +147,12 @@ class Settings:
     """Everything in params.yaml."""
 
     seeds: tuple[int, ...]
-    device: str
+    device: Literal["auto", "cpu", "cuda"]
     directions: dict[str, Direction]
     real_directions: dict[str, Direction]
     datasets: dict[str, Dataset]
     real_datasets: dict[str, Dataset]
-    backbones: dict[str, BackboneChoice]
+    backbones: dict[Modality, BackboneChoice]
     simulate: Simulate
     pretrain: Pretrain
     teacher: Teacher
@@ -155,8 +161,20 @@ class Settings:
 
     def __post_init__(self):
         _check(len(set(self.seeds)) == len(self.seeds) > 0, "seeds", "distinct numbers", self.seeds)
+        per_modality = {
+            "pretrain.seconds": self.pretrain.seconds,
+            "pretrain.minutes": self.pretrain.minutes,
+            "pretrain.epochs": self.pretrain.epochs,
+            "pretrain.lr": self.pretrain.lr,
+            "pretrain.reconstruction": self.pretrain.reconstruction,
+            "pretrain.weights": self.pretrain.weights,
+            "teacher.train": self.teacher.train,
+        }
+        for key, values in per_modality.items():
+            _check(set(values) >= set(self.backbones), key, sorted(self.backbones), sorted(values))
         for name, direction in (self.directions | self.real_directions).items():
-            key, known = f"directions.{name}", sorted(self.datasets | self.real_datasets)
+            where = "directions" if name in self.directions else "real_directions"
+            key, known = f"{where}.{name}", sorted(self.datasets | self.real_datasets)
             _check(direction.dataset in known, f"{key}.dataset", known, direction.dataset)
             for modality in (direction.old, direction.new):
                 _check(modality in self.backbones, key, sorted(self.backbones), modality)
@@ -204,6 +222,10 @@ class Settings:
             sorted({m for d in directions if d.dataset == dataset for m in (d.old, d.new)})
         )
 
+    def with_seeds(self, seeds: list) -> "Settings":
+        """Replace the seeds, with the same checks as params.yaml gets."""
+        return replace(self, seeds=_build(tuple[int, ...], seeds, "seeds"))
+
     def override(self, section: str, values: dict[str, Any]) -> "Settings":
         """Replace fields of one section, with the same checks as params.yaml gets."""
         current = getattr(self, section)
@@ -225,8 +247,8 @@ def load_settings(path: Path | str = "params.yaml") -> Settings:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected the project's settings, found no such file")
     try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_NoDuplicates)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         line = str(error).replace("\n", " ")
         raise ValueError(
             f"{path}: expected YAML, found text that does not parse ({line})"
@@ -235,6 +257,17 @@ def load_settings(path: Path | str = "params.yaml") -> Settings:
         return _build(Settings, content, "")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+class _NoDuplicates(yaml.SafeLoader):
+    """YAML without code, where a key that stands twice is an error instead of the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"the key {key!r} stands twice, {node.start_mark}")
+        return super().construct_mapping(node, deep)
 
 
 def _check(good: bool, key: str, expected: object, found: object) -> None:
@@ -260,7 +293,10 @@ def _build(kind: Any, value: Any, key: str) -> Any:
         return value
     if origin is dict:
         _check(isinstance(value, dict), key, "names with values", value)
-        return {_build(str, k, key): _build(args[1], v, f"{key}.{k}") for k, v in value.items()}
+        return {
+            _build(args[0], k, f"{key}.{k}"): _build(args[1], v, f"{key}.{k}")
+            for k, v in value.items()
+        }
     if origin is tuple:
         _check(isinstance(value, list | tuple), key, "a list", value)
         return tuple(_build(args[0], v, f"{key}[{i}]") for i, v in enumerate(value))
@@ -268,6 +304,7 @@ def _build(kind: Any, value: Any, key: str) -> Any:
         return float(value)
     expected = {int: "a whole number", float: "a number such as 1.0e-4", str: "a text"}[kind]
     _check(isinstance(value, kind) and not isinstance(value, bool), key, expected, value)
+    _check(kind is not float or math.isfinite(value), key, "a finite number", value)
     return value
 
 

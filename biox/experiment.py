@@ -14,11 +14,11 @@ from tqdm import tqdm
 
 from biox.backbones import build
 from biox.backbones.base import Backbone, InputSpec
-from biox.config import Dataset, Pretrain, Settings
+from biox.config import Dataset, Direction, Pretrain, Settings
 from biox.data import READERS
 from biox.data.conditioning import condition
 from biox.data.corpus import corpus
-from biox.data.splits import make_splits, read_windows, shuffle_split
+from biox.data.splits import blocked_split, check_classes, make_splits, read_windows, shuffle_split
 from biox.data.windows import Signal, Windows
 from biox.files import digest
 from biox.pretraining import KnownWindows
@@ -98,9 +98,11 @@ def cut_dataset(
     )
     if choice.protocol == "by_subject":
         return make_splits(reader, folder, splits=choice.splits, **window)
-    everyone = [name for names in choice.splits.values() for name in names]
-    windows = read_windows(reader, folder, everyone, keep_unlabelled=False, **window)
-    return shuffle_split(windows, PUBLISHED_FRACTIONS, seed=0)
+    windows = read_windows(reader, folder, choice.splits["all"], keep_unlabelled=False, **window)
+    deal = {"shuffled_windows": shuffle_split, "blocked_windows": blocked_split}[choice.protocol]
+    parts = deal(windows, PUBLISHED_FRACTIONS, seed=0)
+    check_classes(parts)
+    return parts
 
 
 def pretraining_corpora(
@@ -152,6 +154,12 @@ def teacher_of(settings: Settings, name: str, windows: Windows) -> tuple[Backbon
             seconds=backbone.input_spec.seconds,
         )
     return backbone.eval().requires_grad_(False), load_head(PATHS.teacher(name))
+
+
+def models_of(settings: Settings, direction: Direction) -> str:
+    """Both models of a direction in a few words: ``labram tiny -> hubert_ecg tiny``."""
+    old, new = (settings.backbones[m] for m in (direction.old, direction.new))
+    return f"{old.name} {old.size} -> {new.name} {new.size}"
 
 
 def describe_backbone(settings: Settings, modality: str) -> str:

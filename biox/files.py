@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 
 def project_root(start: Path | None = None) -> Path:
     """Find the folder that holds ``params.yaml`` and ``dvc.yaml``, upwards from here.
@@ -42,19 +44,28 @@ def written_whole(path: Path | str) -> Iterator[Path]:
     A failure inside the block (a full disk, an interrupt) removes the temporary file and leaves
     what stood at `path` before as it was.
 
+    Raises
+    ------
+    OSError
+        The file cannot be written; names `path` and the reason.
+
     Examples
     --------
     >>> with written_whole("scores.json") as part:
     ...     _ = part.write_text("{}")
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield part
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+    except (OSError, SafetensorError) as error:
+        reason = str(error).replace(str(part), str(path))
+        raise OSError(f"{path}: could not be written ({reason})") from None
 
 
 def write_json(path: Path | str, content: object) -> None:

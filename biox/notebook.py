@@ -10,7 +10,7 @@ import resource
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,7 @@ def begin(notebook: str, namespace: Mapping[str, Any], section: str | None = Non
         overridden = {k: v for k, v in given.items() if k in known and v is not None}
         settings = settings.override(section, overridden) if overridden else settings
     if given.get("seeds") is not None:
-        settings = replace(settings, seeds=tuple(given["seeds"]))
+        settings = settings.with_seeds(given["seeds"])
         overridden["seeds"] = given["seeds"]
     return Run(notebook, settings, given, overridden, time.perf_counter())
 
@@ -182,7 +182,12 @@ def provenance(run: Run, files: Sequence[Path | str] = ()) -> Any:
 
 
 def _commit() -> str:
-    """Short commit, marked when tracked files differ from it."""
-    command = ["git", "describe", "--always", "--dirty=+changes", "--exclude=*"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "not in a git checkout"
+    """Short commit, and whether code, templates or settings differ from it."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    made = ["biox", "params.yaml", "dvc.yaml", "notebooks", ":!notebooks/executed"]
+    changed = "+changes" if git("status", "--porcelain", "--", *made) else ""
+    return git("rev-parse", "--short", "HEAD") + changed or "not in a git checkout"

@@ -28,7 +28,7 @@ class Selection:
     """
 
     m: int
-    l: int  # noqa: E741 - the paper's symbol
+    l: int
     probe: tuple[float, ...]
     cka: tuple[float, ...]
     cka_biased: tuple[float, ...]

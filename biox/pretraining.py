@@ -4,7 +4,7 @@ Two tasks at once: predict what the simulator knows (heart rate, band powers, bu
 the pooled last layer, and fill in hidden tokens. Task labels and states are no part of it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,13 +43,14 @@ class PretrainResult:
 class Pretext(nn.Module):
     """The two pretext heads on a backbone; thrown away afterwards."""
 
-    def __init__(self, backbone: Backbone, n_targets: int, mask: float):
+    def __init__(self, backbone: Backbone, weights: Tensor, mask: float):
         super().__init__()
         self.backbone, self.mask = backbone, mask
+        self.register_buffer("weights", weights / weights.sum())
         d_0 = backbone.token_shape(0)[1]
         d_last = backbone.token_shape(backbone.n_layers)[1]
         # Dropout spreads what is asked for over many features, so that it dominates the layer.
-        self.regression = nn.Sequential(nn.Dropout(0.5), nn.Linear(d_last, n_targets))
+        self.regression = nn.Sequential(nn.Dropout(0.5), nn.Linear(d_last, len(weights)))
         self.decoder = nn.Linear(d_last, d_0)
         self.mask_token = nn.Parameter(torch.zeros(d_0))
 
@@ -71,7 +72,10 @@ class Pretext(nn.Module):
         hidden[len(x) // 2 :] = False
         masked = torch.where(hidden[..., None], self.mask_token, h0)
         last = self.backbone.run(masked, 0, self.backbone.n_layers)
-        known = F.smooth_l1_loss(self.regression(self.backbone.pool(last)), targets)
+        errors = F.smooth_l1_loss(
+            self.regression(self.backbone.pool(last)), targets, reduction="none"
+        )
+        known = (errors.mean(dim=0) * self.weights).sum()
         if last.shape[1] != h0.shape[1]:  # convolutional models shorten time
             last = F.interpolate(last.transpose(1, 2), size=h0.shape[1]).transpose(1, 2)
         goal = F.layer_norm(h0.detach(), h0.shape[-1:])
@@ -88,6 +92,7 @@ def pretrain(
     mask: float,
     reconstruction: float,
     seed: int,
+    weights: Mapping[str, float] | None = None,
     device: str = "cpu",
 ) -> PretrainResult:
     """Train a backbone in place; a tenth of every corpus is held out to measure it.
@@ -106,13 +111,18 @@ def pretrain(
     reconstruction : float
         Weight of the reconstruction loss; that of the parameter loss is 1.
     seed : int
+    weights : mapping of str to float, optional
+        Weight of a parameter among the others, by name; 1 where not named.
     """
     torch.manual_seed(seed)
     known = torch.cat([corpus.targets for corpus in corpora])
     mean, std = known.mean(0), known.std(0).clamp_min(1e-6)
-    corpora = [KnownWindows(c.x, (c.targets - mean) / std) for c in corpora]
+    corpora = [KnownWindows(c.x, (c.targets - mean) / std, c.names) for c in corpora]
     held = [len(c.x) // 10 for c in corpora]
-    pretext = Pretext(backbone.requires_grad_(True), known.shape[1], mask).to(device)
+    shares = torch.ones(known.shape[1])
+    for i, name in enumerate(corpora[0].names):
+        shares[i] = (weights or {}).get(name, 1.0)
+    pretext = Pretext(backbone.requires_grad_(True), shares, mask).to(device)
     optimizer = torch.optim.AdamW(pretext.parameters(), lr=lr, weight_decay=0.01)
     n_steps = sum((len(c.x) - h) // batch for c, h in zip(corpora, held, strict=True))
     if n_steps == 0:
@@ -131,6 +141,11 @@ def pretrain(
             corpus, rows = steps[i]
             x, targets = corpus.x[rows].to(device), corpus.targets[rows].to(device)
             losses = pretext.losses(x, targets)
+            if not torch.isfinite(torch.stack(losses)).all():
+                raise FloatingPointError(
+                    f"pretraining: expected finite losses, found {losses[0].item()} (parameters) "
+                    f"and {losses[1].item()} (hidden tokens) at learning rate {lr}"
+                )
             optimizer.zero_grad(set_to_none=True)
             (losses[0] + reconstruction * losses[1]).backward()
             nn.utils.clip_grad_norm_(pretext.parameters(), 1.0)

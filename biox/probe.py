@@ -50,6 +50,11 @@ def probe_score(
             regression, features, pseudo_labels, cv=folds, scoring="f1_macro", error_score="raise"
         )
         return float(scores.mean())
+    if len(np.unique(subjects)) < 2:
+        raise ValueError(
+            f"probe: expected at least two subjects on the paired windows, so that folds can keep "
+            f"them apart, found {np.unique(subjects).tolist()}; probe: as_published needs one"
+        )
     folds = StratifiedGroupKFold(min(n_folds, len(np.unique(subjects))))
     model = make_pipeline(StandardScaler(), regression)
     scores = []

@@ -11,9 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
+from sklearn.model_selection import GroupKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from tqdm import tqdm, trange
 
@@ -23,18 +27,22 @@ from biox.config import Teacher
 from biox.data.windows import Windows
 from biox.files import write_json, written_whole
 
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+"""Inverse strengths C of the head's L2 penalty to choose from."""
+
 
 @dataclass(frozen=True)
 class Labelled:
-    """Windows of one modality with their labels: x [n, channels, samples], y [n]."""
+    """Windows of one modality: x [n, channels, samples], labels y [n], subjects [n]."""
 
     x: Tensor
     y: np.ndarray
+    subjects: np.ndarray
 
     @classmethod
     def of(cls, windows: Windows, modality: str) -> "Labelled":
         """Take one modality of paired windows."""
-        return cls(torch.from_numpy(windows.signals[modality]), windows.labels)
+        return cls(torch.from_numpy(windows.signals[modality]), windows.labels, windows.subjects)
 
     def probabilities(self, backbone: Backbone, head: nn.Linear) -> np.ndarray:
         """What a teacher answers: [n, classes]."""
@@ -51,11 +59,11 @@ def pooled_last(backbone: Backbone, x: Tensor, batch: int = 32) -> Tensor:
     return torch.cat([backbone.pool(backbone(part.to(device))).cpu() for part in parts])
 
 
-def fit_head(features: Tensor, y: np.ndarray, n_classes: int) -> nn.Linear:
-    """Fit a linear head [classes, d_L] by class-weighted logistic regression (penalty C = 1).
+def fit_head(features: Tensor, y: np.ndarray, n_classes: int, penalty: float = 1.0) -> nn.Linear:
+    """Fit a linear head [classes, d_L] by class-weighted logistic regression.
 
     Features are standardised for the fit and the scaling is folded into the head's weights, so
-    what comes out is one linear layer. Nothing about it is tuned.
+    what comes out is one linear layer. `penalty` is scikit-learn's inverse strength C.
 
     Raises
     ------
@@ -67,8 +75,8 @@ def fit_head(features: Tensor, y: np.ndarray, n_classes: int) -> nn.Linear:
         raise ValueError(
             f"teacher: expected windows of every class in train, found none of {missing}"
         )
-    mean, std = features.mean(0), features.std(0).clamp_min(1e-6)
-    regression = LogisticRegression(class_weight="balanced", max_iter=5000)
+    mean, std = features.mean(0), features.std(0, correction=0).clamp_min(1e-6)
+    regression = LogisticRegression(C=penalty, class_weight="balanced", max_iter=5000)
     regression.fit(((features - mean) / std).numpy(), y)
     weight = torch.from_numpy(regression.coef_).float()
     bias = torch.from_numpy(regression.intercept_).float()
@@ -79,6 +87,27 @@ def fit_head(features: Tensor, y: np.ndarray, n_classes: int) -> nn.Linear:
         head.weight.copy_(weight / std)
         head.bias.copy_(bias - head.weight @ mean)
     return head
+
+
+def choose_penalty(features: Tensor, y: np.ndarray, subjects: np.ndarray) -> float:
+    """Choose the head's C by balanced accuracy on left-out subjects; ties go to the stronger.
+
+    A few validation subjects are too few to choose by, so every subject of train and val is left
+    out once (in at most eight groups).
+    """
+    folds = GroupKFold(min(8, len(np.unique(subjects))))
+    scores = []
+    for penalty in PENALTIES:
+        regression = LogisticRegression(C=penalty, class_weight="balanced", max_iter=5000)
+        answers = cross_val_predict(
+            make_pipeline(StandardScaler(), regression),
+            features.numpy(),
+            y,
+            groups=subjects,
+            cv=folds,
+        )
+        scores.append(balanced_accuracy_score(y, answers))
+    return PENALTIES[int(np.argmax(scores))]
 
 
 def teach(
@@ -99,7 +128,9 @@ def teach(
         Balanced accuracy on val, of the head alone and after each epoch of fine-tuning.
     """
     features = [pooled_last(backbone.to(device), part.x) for part in (train, val)]
-    head = fit_head(features[0], train.y, n_classes)
+    both = [np.concatenate([getattr(p, name) for p in (train, val)]) for name in ("y", "subjects")]
+    penalty = choose_penalty(torch.cat(features), *both)
+    head = fit_head(features[0], train.y, n_classes, penalty)
     if settings.train[backbone.input_spec.modality] == "all":
         return head, fine_tune(backbone, head, train, val, settings, device)
     backbone.to("cpu")
@@ -139,6 +170,11 @@ def fine_tune(
                 continue
             logits = head(backbone.pool(backbone(train.x[rows].to(device))))
             loss = F.cross_entropy(logits, y[rows], weight=weights)
+            if not torch.isfinite(loss):
+                raise FloatingPointError(
+                    f"teacher: expected a finite loss, found {loss.item()} "
+                    f"at learning rate {settings.lr}"
+                )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -177,12 +213,19 @@ def load_head(folder: Path | str) -> nn.Linear:
     ------
     FileNotFoundError
         The teacher has not been trained.
+    ValueError
+        The file is no head, or is cut short.
     """
     path = Path(folder) / "head.safetensors"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected a teacher's head, found nothing")
-    weights = load_file(path)
-    classes, features = weights["weight"].shape
+    try:
+        weights = load_file(path)
+        classes, features = weights["weight"].shape
+    except (SafetensorError, KeyError) as error:
+        raise ValueError(
+            f"{path}: expected a teacher's head, found a foreign or truncated file ({error})"
+        ) from None
     head = nn.Linear(features, classes)
     head.load_state_dict(weights)
     return head.requires_grad_(False).eval()

@@ -53,7 +53,8 @@ class Fit:
     Attributes
     ----------
     train_loss, val_loss : tuple of float
-        After each epoch; the first entry is before training.
+        By epoch; the first entry is before training. `train_loss` is the mean over an epoch's
+        steps, `val_loss` is measured after the epoch.
     best_epoch : int
         The epoch whose bridge was kept: lowest loss on val, which needs no label.
     """
@@ -181,7 +182,7 @@ def train_seeds(
     head: nn.Linear,
     cached: Mapping[str, Activations],
     m: int,
-    l: int,  # noqa: E741 - the paper's symbol
+    l: int,
     settings: Bridge,
     seeds: Sequence[int],
     device: str = "cpu",

@@ -96,7 +96,7 @@ def parts():
     return new, old, nn.Linear(old.token_shape(old.n_layers)[1], 3)
 
 
-def bridged(parts, m=2, l=1):  # noqa: E741
+def bridged(parts, m=2, l=1):
     new, old, head = parts
     bridge = PrototypeBridge(
         new.token_shape(m + 1)[1], old.token_shape(l)[1], old.token_shape(l)[0], 4, 6

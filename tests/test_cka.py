@@ -36,11 +36,11 @@ def gram_debiased(x, y):
     """Song et al. (2012), equation 4, on n x n matrices."""
     n, one = len(x), np.ones(len(x))
 
-    def hsic(k, l):  # noqa: E741
+    def hsic(k, l):
         cross = (one @ k @ one) * (one @ l @ one) / ((n - 1) * (n - 2))
         return np.trace(k @ l) + cross - 2 * one @ k @ l @ one / (n - 2)
 
-    k, l = x @ x.T, y @ y.T  # noqa: E741
+    k, l = x @ x.T, y @ y.T
     np.fill_diagonal(k, 0)
     np.fill_diagonal(l, 0)
     return hsic(k, l) / np.sqrt(hsic(k, k) * hsic(l, l))

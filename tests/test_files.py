@@ -1,6 +1,9 @@
 """Files are whole or absent; the root is found from anywhere inside the project."""
 
+import re
+
 import pytest
+from safetensors import SafetensorError
 
 from biox.files import project_root, read_json, write_json, written_whole
 
@@ -8,11 +11,27 @@ from biox.files import project_root, read_json, write_json, written_whole
 def test_failure_leaves_the_old_file_and_no_other(tmp_path):
     path = tmp_path / "scores.json"
     write_json(path, {"a": 1})
-    with pytest.raises(OSError, match="No space left"), written_whole(path) as part:
-        part.write_text("{")
-        raise OSError(28, "No space left on device")
+    reasons = {
+        OSError(28, "No space left on device"): "[Errno 28] No space left on device",
+        SafetensorError("I/O error: No space left"): "I/O error: No space left",
+    }
+    for error, reason in reasons.items():
+        want = re.escape(f"{path}: could not be written ({reason})")
+        with pytest.raises(OSError, match=f"^{want}$"), written_whole(path) as part:
+            part.write_text("{")
+            raise error
     assert read_json(path) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["scores.json"]
+
+
+def test_a_path_that_cannot_be_is_named_without_the_temporary_name(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "file" / "a.json", tmp_path / "folder"):
+        with pytest.raises(OSError, match="could not be written") as error:
+            write_json(path, {})
+        assert str(error.value).startswith(f"{path}: ") and ".part" not in str(error.value)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
 
 
 def test_an_interrupt_leaves_nothing(tmp_path):

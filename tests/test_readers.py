@@ -2,11 +2,9 @@
 
 import pickle
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 import pytest
-import wfdb
 from raw_files import (
     heart,
     write_bidmc,
@@ -17,7 +15,7 @@ from raw_files import (
     write_wesad,
 )
 
-from biox.data import READERS, bidmc, eegmat, fog, isruc, recordings, wesad
+from biox.data import READERS, bidmc, eegmat, fog, isruc, wesad
 from biox.data.windows import UNLABELLED
 
 WRITERS = {
@@ -87,6 +85,16 @@ def test_a_cut_pickle_is_named(keep, tmp_path):
     ({"label": "none"}, "expected one column of numbers in label"),
     ({"signal": {"chest": {}}}, "expected the key signal/chest/ECG, found no 'ECG'"),
     ({"signal": 3}, "found no 'chest'"),
+    ({"label": 3}, "S2.pkl: expected one column of numbers in label, found int64 of shape \\(\\)"),
+    ({"label": [[1], [1, 2]]}, "S2.pkl: expected one column .* found rows of unequal length"),
+    ({"label": np.ones((2100, 1, 1))}, "found float64 of shape \\(2100, 1, 1\\)"),
+    ({"label": np.ones((1, 2100))}, "found float64 of shape \\(1, 2100\\)"),
+    ({"label": np.array(["1"] * 2100)}, "found <U1 of shape \\(2100,\\)"),
+    ({"label": {"a": 1}}, "found object of shape"),
+    ({"signal": {"chest": {"ECG": 0.5}}}, "numbers in signal/chest/ECG, found float64"),
+    ({"signal": {"chest": {"ECG": np.ones((9, 2))}}}, "found float64 of shape \\(9, 2\\)"),
+    ({"signal": {"chest": {"ECG": np.ones(2100)}, "wrist": {"BVP": [[1.0], []]}}},
+     "numbers in signal/wrist/BVP, found rows of unequal length"),
 ])  # fmt: skip
 def test_wesad_content_is_checked(change, message, tmp_path):
     write_wesad(tmp_path, seconds=3, **change)
@@ -240,13 +248,28 @@ def test_bidmc_names_the_damage(how, message, tmp_path):
     assert str(path) in str(error.value)
 
 
+@pytest.mark.parametrize(("how", "where"), [
+    ("changed", 0), ("changed", 12), ("changed", 400), ("changed", 0.5), ("changed", -6),
+    ("cut", 5), ("cut", 12), ("cut", 400), ("cut", 0.5), ("cut", -6),
+])  # fmt: skip
+def test_bidmc_damaged_gzip_is_named(how, where, tmp_path):
+    path = write_bidmc(tmp_path, pack=True)
+    content = path.read_bytes()
+    where = len(content) // 2 if where == 0.5 else where
+    rest = b"" if how == "cut" else b"\xff\xff\xff\xff" + content[where:][4:]
+    path.write_bytes(content[:where] + rest)
+    with pytest.raises(ValueError, match="Signals.csv.gz: expected .*found") as error:
+        bidmc.read(tmp_path, "s00001")
+    assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
+
+
 def test_bidmc_without_its_numerics_or_patient_is_an_error(tmp_path):
     write_bidmc(tmp_path)
     (tmp_path / "bidmc_01_Numerics.csv").unlink()
     with pytest.raises(FileNotFoundError, match="Numerics"):
         bidmc.read(tmp_path, "s00001")
     (tmp_path / "bidmc_01_Fix.txt").write_text("nothing")
-    with pytest.raises(ValueError, match="MIMIC II matched wdb ID"):
+    with pytest.raises(ValueError, match="bidmc_01_Fix.txt: expected .*MIMIC II matched wdb ID"):
         bidmc.subjects(tmp_path)
 
 
@@ -308,87 +331,6 @@ def test_a_cut_edf_is_named(keep, tmp_path):
     path.write_bytes(whole[: len(whole) // 2 if keep == 0.5 else keep])
     with pytest.raises(ValueError, match="Subject01_1.edf: expected"):
         eegmat.read(tmp_path, "Subject01")
-
-
-# Any other recordings
-
-PICKS = MappingProxyType({"ecg": ["II"], "ppg": ["PLETH"]})
-TABLE = "file,subject,start_s,stop_s,label\n"
-
-
-def wfdb_record(folder, seconds=20):
-    ppg = np.sin(np.arange(seconds * 125) / 20)
-    x = np.stack([ppg, np.zeros_like(ppg), heart(seconds, 125)], axis=1)
-    wfdb.wrsamp(
-        "r1", 125, ["NU", "mmHg", "mV"], ["PLETH", "ABP", "II"], x,
-        fmt=["16"] * 3, write_dir=str(folder), adc_gain=[10000.0] * 3, baseline=[0] * 3,
-    )  # fmt: skip
-    return x
-
-
-def test_recordings_reads_wfdb_with_several_segments(tmp_path):
-    x = wfdb_record(tmp_path)
-    rows = "r1.hea,p1,0,8,calm\nr1.hea,p1,12,20,busy\nr1.hea,p1,8,10,\n"
-    (tmp_path / "labels.csv").write_text(TABLE + rows)
-    assert recordings.subjects(tmp_path) == ["p1"]
-    (got,) = recordings.read(tmp_path, "p1", PICKS, ("calm", "busy"), source="mine")
-    np.testing.assert_allclose(got.signals["ecg"].values[0], x[:, 2], atol=1e-4)
-    np.testing.assert_allclose(got.signals["ppg"].values[0], x[:, 0], atol=1e-4)
-    assert got.signals["ecg"].unit == "mV" and got.signals["ppg"].rate == 125
-    assert [got.label(a, a + 4) for a in (0, 4, 6, 13, 9)] == [0, 0, UNLABELLED, 1, UNLABELLED]
-
-
-def test_recordings_reads_edf_and_fif_in_the_same_units(tmp_path):
-    import mne
-
-    wave = heart(10, 500)
-    write_edf(tmp_path / "a.edf", {"II": ("mV", wave), "PLETH": ("%", 1 + wave)})
-    info = mne.create_info(["II", "PLETH"], 500.0, ["ecg", "misc"])
-    raw = mne.io.RawArray(np.stack([wave * 1e-3, 1 + wave]), info, verbose="ERROR")
-    raw.save(tmp_path / "b_raw.fif", verbose="ERROR")
-    (tmp_path / "labels.csv").write_text(TABLE + "a.edf,p1,0,10,calm\nb_raw.fif,p1,0,10,busy\n")
-    edf, fif = recordings.read(tmp_path, "p1", PICKS, ("calm", "busy"))
-    for got in (edf, fif):
-        assert got.signals["ecg"].unit == "mV"
-        np.testing.assert_allclose(got.signals["ecg"].values[0], wave, atol=1e-3)
-    np.testing.assert_allclose(fif.signals["ppg"].values[0], 1 + wave, atol=1e-3)
-    np.testing.assert_allclose(edf.signals["ppg"].values[0], 1 + wave, atol=1e-3)
-    assert (edf.signals["ppg"].unit, fif.signals["ppg"].unit) == ("%", "a.u.")
-    assert (edf.label(0, 4), fif.label(0, 4)) == (0, 1)
-
-
-@pytest.mark.parametrize(("rows", "message"), [
-    ("r1.hea,p1,0,8,sleepy\n", "labels.csv: expected labels out of .* found \\['sleepy'\\]"),
-    ("r1.hea,p1,0,8,calm\nr1.hea,p1,7,9,busy\n", "labels.csv: r1.hea: segments"),
-    ("r1.hea,p1,zero,8,calm\n", "labels.csv: expected columns"),
-    ("r2.hea,p1,0,8,calm\n", "r2.hea: named in labels.csv, found nothing"),
-    ("foreign.edf,p1,0,8,calm\n", "foreign.edf: expected an EDF"),
-    ("foreign.fif,p1,0,8,calm\n", "foreign.fif: expected a file MNE reads"),
-    ("foreign.hea,p1,0,8,calm\n", "foreign.hea: expected a WFDB record"),
-    ("cut.hea,p1,0,8,calm\n", "cut.hea: expected a WFDB record"),
-])  # fmt: skip
-def test_recordings_names_what_is_wrong(rows, message, tmp_path):
-    wfdb_record(tmp_path)
-    for suffix in ("edf", "fif", "hea"):
-        (tmp_path / f"foreign.{suffix}").write_text("not a recording\n" * 40)
-    head = (tmp_path / "r1.hea").read_text()
-    (tmp_path / "cut.hea").write_text(head.replace("r1", "cut"))
-    (tmp_path / "cut.dat").write_bytes((tmp_path / "r1.dat").read_bytes()[:3000])
-    (tmp_path / "labels.csv").write_text(TABLE + rows)
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
-        recordings.read(tmp_path, "p1", PICKS, ("calm", "busy"))
-
-
-def test_recordings_names_missing_channels_and_columns(tmp_path):
-    wfdb_record(tmp_path)
-    (tmp_path / "labels.csv").write_text(TABLE + "r1.hea,p1,0,8,calm\n")
-    with pytest.raises(ValueError, match="expected the channels \\['V9'\\], found .*PLETH"):
-        recordings.read(tmp_path, "p1", {"ecg": ["V9"]}, ("calm",))
-    with pytest.raises(FileNotFoundError, match="subject p2"):
-        recordings.read(tmp_path, "p2", PICKS, ("calm",))
-    (tmp_path / "labels.csv").write_text("file,subject\nr1.hea,p1\n")
-    with pytest.raises(ValueError, match="start_s"):
-        recordings.subjects(tmp_path)
 
 
 def test_listing_does_not_depend_on_the_file_system(tmp_path, monkeypatch):

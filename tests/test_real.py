@@ -1,5 +1,7 @@
 """The command for real recordings: what it says when they are absent, and what it runs."""
 
+from pathlib import Path
+
 import pytest
 
 from biox import real
@@ -12,16 +14,19 @@ def ran(monkeypatch):
     """Record which notebooks would be executed; those named in `broken` fail."""
     calls, broken = [], set()
 
-    def execute(root, template, name, parameters):
+    def execute(template, name, parameters):
         calls.append((template, name, parameters))
         return name not in broken
 
+    monkeypatch.chdir(project_root())
     monkeypatch.setattr(real, "_execute", execute)
+    monkeypatch.setattr(real, "_results", lambda settings: [])
     monkeypatch.setattr(real, "_missing", lambda settings, recordings: [])
     return calls, broken
 
 
-def test_absent_recordings_say_what_to_download(tmp_path, capsys):
+def test_absent_recordings_say_what_to_download(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(project_root())
     assert real.run_real(tmp_path) == 1
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 2
@@ -39,7 +44,8 @@ def test_every_direction_goes_through_the_same_notebooks(ran, tmp_path):
         order = [names.index(f"{stage}-{direction}") for stage in real.STAGES]
         assert order == sorted(order)
     assert names[-1] == "table1_real" and len(names) == 2 + 4 * len(directions) + 1
-    assert calls[0][2] == {"dataset": "bidmc", "folder": str(tmp_path / "bidmc")}
+    assert calls[0][2]["dataset"] == "bidmc"
+    assert Path(calls[0][2]["folder"]).resolve() == tmp_path / "bidmc"
 
 
 def test_a_failure_stops_its_own_direction_only(ran, tmp_path, capsys):

@@ -9,7 +9,15 @@ from sklearn.preprocessing import StandardScaler
 from biox.backbones import build
 from biox.config import Teacher
 from biox.pretraining import KnownWindows, pretrain
-from biox.teacher import Labelled, fit_head, load_head, save_teacher, teach
+from biox.teacher import (
+    PENALTIES,
+    Labelled,
+    choose_penalty,
+    fit_head,
+    load_head,
+    save_teacher,
+    teach,
+)
 
 
 def two_rates(n, seed):
@@ -18,7 +26,8 @@ def two_rates(n, seed):
     y = np.arange(n) % 2
     t = np.arange(1250) / 125
     x = np.sin(2 * np.pi * (1 + y[:, None]) * t + rng.uniform(0, 6, (n, 1)))
-    return Labelled(torch.from_numpy((x + 0.3 * rng.normal(size=x.shape))[:, None]).float(), y)
+    x = torch.from_numpy((x + 0.3 * rng.normal(size=x.shape))[:, None]).float()
+    return Labelled(x, y, np.array([f"{seed}.{i % 4}" for i in range(n)]))
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
@@ -28,9 +37,21 @@ def test_head_is_the_folded_logistic_regression(n_classes):
     features = 5 + 3 * rng.normal(size=(90, 4)) + 4 * np.eye(n_classes, 4)[y]
     x = torch.from_numpy(features).float()
     found = fit_head(x, y, n_classes)(x).softmax(1).detach().numpy()
-    z = StandardScaler().fit_transform(features) * np.sqrt(89 / 90)  # torch divides by n - 1
+    z = StandardScaler().fit_transform(features)
     regression = LogisticRegression(class_weight="balanced", max_iter=2000).fit(z, y)
     np.testing.assert_allclose(found, regression.predict_proba(z), atol=1e-3)
+
+
+def test_penalty_is_chosen_on_left_out_subjects():
+    """Noise that names the subject asks for a strong penalty; a clean class asks for none."""
+    rng = np.random.default_rng(0)
+    subjects = np.repeat(np.arange(10), 12)
+    y = np.tile([0, 1], 60)
+    clean = torch.from_numpy(np.c_[y, rng.normal(size=120)] + 0.01 * rng.normal(size=(120, 2)))
+    mixed = (subjects + rng.integers(0, 2, 120)) % 2
+    noisy = np.c_[0.4 * mixed[:, None] + rng.normal(size=(120, 1)), 5 * np.eye(10)[subjects]]
+    assert choose_penalty(clean, y, subjects) in PENALTIES
+    assert choose_penalty(torch.from_numpy(noisy), mixed, subjects) < 1.0
 
 
 def test_a_class_missing_from_train_is_named():

@@ -90,7 +90,7 @@ def test_activations_that_are_not_finite_name_the_layer(models):
         compute_activations(windows, broken, *models[1:])
 
 
-def make_model(models, cached, seed=0, m=5, l=2):  # noqa: E741
+def make_model(models, cached, seed=0, m=5, l=2):
     new, old, head = models
     bridge = initial_bridge(
         cached.new[m].shape[1], old.token_shape(l), 8, 10, seed, tokens=cached.tokens[l]

@@ -93,7 +93,7 @@ class Backbone(nn.Module):
         return h.mean(dim=1)
 
     @torch.no_grad()
-    def token_shape(self, l: int) -> tuple[int, int]:  # noqa: E741 - the paper's symbol
+    def token_shape(self, l: int) -> tuple[int, int]:
         """(tokens, features) at the input of layer l, for the configured window.
 
         Measured by one pass over an empty window, so that no table of shapes can go stale;

@@ -6,6 +6,7 @@ header names carry blanks and whose column order varies, ``bidmc_NN_Numerics.csv
 """
 
 import re
+import zlib
 from pathlib import Path
 
 import pandas as pd
@@ -81,7 +82,7 @@ def _recording(base: Path, name: str, subject: str, source: str) -> Recording:
     table = _table(path, [column for column, _ in COLUMNS.values()])
     numerics = _table(base / f"{name}_Numerics.csv", ["Time [s]", "HR"])
     seconds, expected = len(table) / RATE, numerics["Time [s]"].max()
-    if abs(seconds - expected) > MAX_MISMATCH:
+    if not abs(seconds - expected) <= MAX_MISMATCH:  # also if no time is a number
         raise ValueError(
             f"{path}: expected {expected:g} s as in the numerics, found {seconds:.2f} s"
         )
@@ -99,8 +100,11 @@ def _table(path: Path, columns: list[str]) -> pd.DataFrame:
         raise ABOUT.missing(path.parent)
     try:
         table = pd.read_csv(path, skipinitialspace=True)
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{path}: expected a whole CSV file, found {error}") from None
+    except (ValueError, EOFError, OSError, zlib.error) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{path}: expected a whole CSV file, found a truncated or foreign one ({reason})"
+        ) from None
     table.columns = [str(name).strip() for name in table.columns]
     wrong = [c for c in columns if c not in table or table[c].dtype.kind not in "fiu"]
     if wrong:

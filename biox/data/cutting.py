@@ -32,9 +32,10 @@ def cut(
     per_window: bool = False,
     keep_unlabelled: bool = True,
     resampling: str = "linear",
-    drop_bad: bool = True,
 ) -> Windows:
     """Cut a recording into paired windows, conditioned for one backbone per modality.
+
+    Windows that `biox.data.quality.bad_windows` objects to are dropped, with a logged sentence.
 
     Parameters
     ----------
@@ -52,8 +53,6 @@ def cut(
         Keep windows without a label; they serve as unlabelled pairs.
     resampling : str
         See `biox.data.conditioning.condition`.
-    drop_bad : bool
-        Drop windows that `biox.data.quality.bad_windows` objects to, with a logged sentence.
 
     Raises
     ------
@@ -68,9 +67,7 @@ def cut(
                 f"{modality}: expected windows of {spec.seconds:g} s for its backbone, "
                 f"found {seconds:g} s"
             )
-    starts = _grid(recording, signals, seconds, step)
-    if drop_bad:
-        starts = _sound(recording, signals, starts, seconds)
+    starts = _sound(recording, signals, _grid(recording, signals, seconds, step), seconds)
     labels = np.array([recording.label(start, start + seconds) for start in starts], dtype=np.int64)
     if not keep_unlabelled:
         starts, labels = starts[labels != UNLABELLED], labels[labels != UNLABELLED]

@@ -15,14 +15,16 @@ channels make up which modality is an argument, for example
 ``{"ecg": ["II"], "ppg": ["PLETH"]}``.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from pandas.errors import ParserWarning
 
 from biox.data.edf import read_header
-from biox.data.labels import Label, majority
+from biox.data.labels import TOLERANCE, Label, majority
 from biox.data.origin import Origin, natural
 from biox.data.windows import UNLABELLED, Recording, Signal
 
@@ -75,7 +77,8 @@ def read(
     FileNotFoundError
         ``labels.csv`` or a file it names is absent.
     ValueError
-        A damaged file, a missing channel, a label outside `classes`, overlapping segments.
+        A damaged file, a missing channel, a label outside `classes`, segments that overlap, are
+        no stretch of time, or begin after the file's end.
     """
     table = _table(folder)
     chosen = table[table["subject"] == subject]
@@ -88,36 +91,68 @@ def read(
             raise FileNotFoundError(f"{path}: named in labels.csv, found nothing")
         reader = _read_wfdb if path.suffix == ".hea" else _read_mne
         signals = reader(path, channels)
-        label = _label(Path(folder) / "labels.csv", chosen[chosen["file"] == name], tuple(classes))
+        seconds = min(signal.seconds for signal in signals.values())
+        rows = chosen[chosen["file"] == name]
+        label = _label(Path(folder) / "labels.csv", rows, tuple(classes), seconds)
         recordings.append(Recording(subject, name, signals, label, source))
     return recordings
 
 
 def _table(folder: Path | str) -> pd.DataFrame:
+    """``labels.csv``, indexed by the row of the file; the header is row 1."""
     path = Path(folder) / "labels.csv"
     if not path.is_file():
         raise ABOUT.missing(folder)
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", ParserWarning)  # surplus fields
+            table = pd.read_csv(
+                path, dtype=str, na_filter=False, skipinitialspace=True, skip_blank_lines=False,
+                index_col=False,
+            )  # fmt: skip
         missing = [name for name in COLUMNS if name not in table]
         if missing:
-            raise ValueError(f"no {missing}")
-        table[["start_s", "stop_s"]] = table[["start_s", "stop_s"]].astype(float)
-    except ValueError as error:
-        raise ValueError(f"{path}: expected columns {', '.join(COLUMNS)}, found {error}") from None
-    return table
+            raise ValueError(f"no {', '.join(missing)} in row 1, but {', '.join(table.columns)}")
+    except (ValueError, ParserWarning) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: expected columns {', '.join(COLUMNS)}, found {reason}") from None
+    table = table[list(COLUMNS)].fillna("")
+    table.index += 2
+    table = table[(table != "").any(axis=1)]  # blank lines count as rows, but say nothing
+    if table.empty:
+        raise ValueError(f"{path}: expected a row for each segment, found only the header")
+    times = table[["start_s", "stop_s"]].apply(pd.to_numeric, errors="coerce")
+    sound = (times["start_s"] >= 0) & (times["stop_s"] > times["start_s"])
+    _refuse(
+        path, table, ~(sound & np.isfinite(times["stop_s"])), "0 <= start_s < stop_s in seconds",
+        ["start_s", "stop_s"],
+    )  # fmt: skip
+    unnamed = (table["file"] == "") | (table["subject"] == "")
+    _refuse(path, table, unnamed, "a file and a subject", ["file", "subject"])
+    return table.assign(**times)
 
 
-def _label(path: Path, rows: pd.DataFrame, classes: tuple[str, ...]) -> Label:
+def _refuse(
+    path: Path, rows: pd.DataFrame, wrong: pd.Series, expected: str, columns: Sequence[str]
+) -> None:
+    """Raise ValueError about the first row that is wrong."""
+    if wrong.any():
+        row = rows[wrong].iloc[0]
+        found = ", ".join(f"{name} {str(row[name])!r}" for name in columns)
+        raise ValueError(f"{path}, row {row.name}: expected {expected}, found {found}")
+
+
+def _label(path: Path, rows: pd.DataFrame, classes: tuple[str, ...], seconds: float) -> Label:
     index = {name: i for i, name in enumerate(classes)} | {"": UNLABELLED}
-    foreign = sorted(set(rows["label"]) - set(index))
-    if foreign:
-        raise ValueError(f"{path}: expected labels out of {classes} or empty, found {foreign}")
+    known = f"a label out of {', '.join(classes)} or none"
+    _refuse(path, rows, ~rows["label"].isin(list(index)), known, ["label"])
+    end = f"a start within the {seconds:g} s of {rows['file'].iloc[0]}"
+    _refuse(path, rows, rows["start_s"] >= seconds, end, ["start_s"])
     rows = rows.sort_values("start_s")
-    try:
-        return majority(rows["start_s"], rows["stop_s"], rows["label"].map(index), PURITY)
-    except ValueError as error:
-        raise ValueError(f"{path}: {rows['file'].iloc[0]}: {error}") from None
+    early = rows["start_s"] < rows["stop_s"].shift() - TOLERANCE
+    apart = f"no overlap with another segment of {rows['file'].iloc[0]}"
+    _refuse(path, rows, early, apart, ["start_s", "stop_s"])
+    return majority(rows["start_s"], rows["stop_s"], rows["label"].map(index), PURITY)
 
 
 def _check_channels(path: Path, wanted: Mapping[str, Sequence[str]], found: Sequence[str]) -> None:

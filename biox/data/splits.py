@@ -73,17 +73,12 @@ def read_windows(
     ValueError
         What the reader or `cut` objects to, or no subject at all.
     """
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     classes = options.get("classes", reader.CLASSES)
-    known = set(reader.subjects(folder))
-    absent = [name for name in subjects if name not in known]
-    if absent:
-        raise FileNotFoundError(
-            f"{folder}: expected the subjects {absent}, found {len(known)} others"
-        )
+    _check_present(reader, folder, subjects)
     parts = []
-    for subject in tqdm(list(subjects), unit="subject", leave=False, disable=None):
+    for subject in tqdm(list(subjects), unit="subject", disable=None):
         for recording in reader.read(folder, subject, **options):
             parts.append(
                 cut(
@@ -98,6 +93,21 @@ def read_windows(
                 )
             )
     return concatenate(parts)
+
+
+def _check_present(reader: ModuleType, folder: Path | str, subjects: Sequence[str]) -> None:
+    known = reader.subjects(folder)
+    absent = [name for name in subjects if name not in known]
+    if not absent:
+        return
+    others = [name for name in known if name not in subjects]
+    found = f"subjects {', '.join(others[:5])}" if others else "no other subjects"
+    about = reader.ABOUT
+    raise FileNotFoundError(
+        f"{folder}: expected files of subject{'s' * (len(absent) > 1)} {', '.join(absent)} of "
+        f"'{about.title}' ({about.database}), licence {about.licence}; "
+        f"found {found}{', ...' * (len(others) > 5)}"
+    )
 
 
 def make_splits(
@@ -168,8 +178,8 @@ def shuffle_split(
 ) -> dict[str, Windows]:
     """Deal out shuffled windows in proportion to `fractions`: FOG's published protocol.
 
-    Overlapping windows end up on both sides (deviation 13): measure with `overlap`, compare with
-    `blocked_split`. The result does not depend on the order of `windows`.
+    Overlapping windows end up on both sides (deviation 13): measure with `overlap`. The result
+    does not depend on the order of `windows`.
     """
     order = _time_order(windows)
     shuffled = order[np.random.default_rng(seed).permutation(len(order))]
@@ -183,44 +193,38 @@ def shuffle_split(
 
 
 def blocked_split(
-    windows: Windows, fractions: Mapping[str, float], seed: int, n_blocks: int = 40
+    windows: Windows, fractions: Mapping[str, float], seed: int, n_blocks: int = 10
 ) -> dict[str, Windows]:
-    """Deal out contiguous stretches of time instead of single windows.
+    """Deal out contiguous stretches of every recording instead of single windows.
 
-    The windows in order of recording and time are cut into `n_blocks` runs, which are shuffled and
-    dealt out in proportion to `fractions`. At each border between splits the windows of the
-    earlier run that reach into the later one are dropped, so that `overlap` is zero.
+    Each recording is cut into `n_blocks` stretches, which are shuffled and dealt out in proportion
+    to `fractions`. Where two splits meet, the windows of the earlier stretch that reach into the
+    later one are dropped, so that `overlap` is zero.
 
     Raises
     ------
     ValueError
-        Fewer windows than blocks.
+        A recording has fewer windows than blocks.
     """
-    if len(windows) < n_blocks:
-        raise ValueError(
-            f"blocked_split: expected at least {n_blocks} windows, found {len(windows)}"
-        )
+    rng, owner = np.random.default_rng(seed), np.full(len(windows), -1)
     order = _time_order(windows)
-    block = np.arange(len(order)) * n_blocks // len(order)
-    dealt = np.split(
-        np.random.default_rng(seed).permutation(n_blocks), _bounds(fractions, n_blocks)
-    )
-    owner = np.empty(n_blocks, dtype=int)
-    for i, blocks in enumerate(dealt):
-        owner[blocks] = i
-    split_of = owner[block]
-    recordings, starts = windows.recordings[order], windows.starts[order]
-    keep = np.ones(len(order), dtype=bool)
-    reach = _seconds(windows) - 1e-9
-    for border in np.flatnonzero(np.diff(split_of)) + 1:
-        into = starts[:border] > starts[border] - reach
-        into &= (recordings[:border] == recordings[border]) & (
-            split_of[:border] != split_of[border]
-        )
-        keep[:border] &= ~into
-    return {
-        split: windows.select(order[keep & (split_of == i)]) for i, split in enumerate(fractions)
-    }
+    for name in np.unique(windows.recordings):
+        rows = order[windows.recordings[order] == name]
+        if len(rows) < n_blocks:
+            raise ValueError(
+                f"blocked_split: expected at least {n_blocks} windows in {name}, found {len(rows)}"
+            )
+        dealt = np.split(rng.permutation(n_blocks), _bounds(fractions, n_blocks))
+        of_block = np.empty(n_blocks, dtype=int)
+        for i, blocks in enumerate(dealt):
+            of_block[blocks] = i
+        split_of = of_block[np.arange(len(rows)) * n_blocks // len(rows)]
+        starts = windows.starts[rows]
+        for border in np.flatnonzero(np.diff(split_of)) + 1:
+            reaching = starts[:border] > starts[border] - _seconds(windows) + 1e-9
+            split_of[:border][reaching & (split_of[:border] != split_of[border])] = -1
+        owner[rows] = split_of
+    return {split: windows.select(order[owner[order] == i]) for i, split in enumerate(fractions)}
 
 
 def overlap(test: Windows, train: Windows) -> float:

@@ -81,10 +81,14 @@ def _column(path: Path, content: object, *keys: str) -> np.ndarray:
         if not isinstance(content, dict) or key not in content:
             raise ValueError(f"{path}: expected the key {'/'.join(keys)}, found no {key!r}")
         content = content[key]
-    column = np.asarray(content)
-    if column.dtype.kind not in "fiu" or column.size == 0 or column.size != column.shape[0]:
+    try:
+        column = np.asarray(content)
+        found = f"{column.dtype} of shape {column.shape}"
+    except ValueError:  # numpy makes no array of rows that differ in length
+        column, found = np.empty(0), "rows of unequal length"
+    n = column.size
+    if column.dtype.kind not in "fiu" or n == 0 or column.shape not in ((n,), (n, 1)):
         raise ValueError(
-            f"{path}: expected one column of numbers in {'/'.join(keys)}, "
-            f"found {column.dtype} of shape {column.shape}"
+            f"{path}: expected one column of numbers in {'/'.join(keys)}, found {found}"
         )
     return column.reshape(-1)

@@ -143,10 +143,6 @@ class Windows:
             source=self.source,
         )
 
-    def labelled(self) -> "Windows":
-        """Only the windows that have a label."""
-        return self.select(self.labels != UNLABELLED)
-
     def seconds(self, modality: str) -> float:
         """Length of a window in seconds, from a modality's samples and rate."""
         return self.signals[modality].shape[2] / self.rates[modality]
@@ -192,20 +188,22 @@ class Windows:
                     )
                 signals = {name: file.get_tensor(f"signal.{name}") for name in names}
                 labels, starts = file.get_tensor("labels"), file.get_tensor("starts")
-        except (SafetensorError, KeyError) as error:
+            content = {
+                "rates": {name: header["rates"][name] for name in names},
+                "units": {name: header["units"][name] for name in names},
+                "channels": {name: tuple(header["channels"][name]) for name in names},
+                "subjects": np.array(header["subjects"], dtype=str),
+                "recordings": np.array(header["recordings"], dtype=str),
+                "classes": tuple(header["classes"]),
+                "source": header["source"],
+            }
+        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+            reason = f"no {error}" if isinstance(error, KeyError) else error
             raise ValueError(
                 f"{path}: expected a whole file of windows, "
-                f"found a foreign or truncated one ({error})"
+                f"found a foreign or truncated one ({reason})"
             ) from None
-        return cls(
-            signals=signals,
-            rates={name: header["rates"][name] for name in names},
-            units={name: header["units"][name] for name in names},
-            channels={name: tuple(header["channels"][name]) for name in names},
-            labels=labels,
-            subjects=np.array(header["subjects"], dtype=str),
-            recordings=np.array(header["recordings"], dtype=str),
-            starts=starts,
-            classes=tuple(header["classes"]),
-            source=header["source"],
-        )
+        try:
+            return cls(signals=signals, labels=labels, starts=starts, **content)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None

@@ -30,7 +30,9 @@ def direction_predictions(
     return pd.concat(frames, ignore_index=True)
 
 
-def direction_scores(predictions: pd.DataFrame, results: Sequence[SeedResult], source: str) -> dict:
+def direction_scores(
+    predictions: pd.DataFrame, results: Sequence[SeedResult], source: str, models: str
+) -> dict:
     """Mean scores by method, and what the bridge is, as plain numbers."""
     content = {}
     for method, rows in predictions.groupby("method"):
@@ -42,6 +44,7 @@ def direction_scores(predictions: pd.DataFrame, results: Sequence[SeedResult], s
     bridge = results[0].model
     content |= {
         "source": source,
+        "models": models,
         "n_parameters": bridge.bridge.n_parameters,
         "m": bridge.m,
         "l": bridge.l,
@@ -82,7 +85,9 @@ def verdict(rows: pd.DataFrame) -> str:
     lines = [
         f"The bridge reaches {bridge:.1f} % balanced accuracy (sd {sd:.1f} over seeds); chance is "
         f"{chance:.1f} %, the teacher on its own modality reaches {oracle:.1f} %.",
-        "It is above chance by more than two standard deviations over seeds."
+        "One seed gives no standard deviation."
+        if np.isnan(sd)
+        else "It is above chance by more than two standard deviations over seeds."
         if bridge - chance > 2 * sd
         else "It is **not** above chance by more than two standard deviations over seeds.",
         "Its interval over test subjects excludes chance."

@@ -14,7 +14,9 @@ from biox.report.metrics import METRICS, collapsed, random_scores, scores, subje
 METHODS = ("Random", "Oracle", "BioX-Bridge")
 
 
-def collect(root: Path | str, directions: Sequence[str]) -> dict[str, pd.DataFrame]:
+def collect(
+    root: Path | str, directions: Sequence[str], seeds: Sequence[int]
+) -> dict[str, pd.DataFrame]:
     """Read the predictions of the directions asked for, and of no others.
 
     Parameters
@@ -23,6 +25,8 @@ def collect(root: Path | str, directions: Sequence[str]) -> dict[str, pd.DataFra
         ``data/bridges``: one folder a direction with ``predictions.csv`` and ``scores.json``.
     directions : sequence of str
         From params.yaml, never from what happens to lie in the folder.
+    seeds : sequence of int
+        From params.yaml; the bridge needs predictions of each of them and of no other.
 
     Raises
     ------
@@ -45,9 +49,16 @@ def collect(root: Path | str, directions: Sequence[str]) -> dict[str, pd.DataFra
         found = frame["direction"].unique().tolist()
         if found != [name]:
             raise ValueError(f"{path}: expected predictions of {name}, found {found}")
-        unknown = sorted(set(frame["method"]) - set(METHODS))
-        if unknown:
-            raise ValueError(f"{path}: expected the methods {METHODS}, found {unknown}")
+        found = sorted(set(frame["method"]))
+        if found != ["BioX-Bridge", "Oracle"]:
+            raise ValueError(
+                f"{path}: expected predictions of BioX-Bridge and Oracle, found {found}"
+            )
+        found = sorted(frame.loc[frame["method"] == "BioX-Bridge", "seed"].unique().tolist())
+        if found != sorted(seeds):
+            raise ValueError(
+                f"{path}: expected bridges of the seeds {sorted(seeds)}, found {found}"
+            )
         saved = read_json(root / name / "scores.json")["BioX-Bridge"]["balanced_accuracy"]
         again = np.mean([s["balanced_accuracy"] for s in _by_seed(frame, "BioX-Bridge")])
         if abs(saved - again) > 1e-9:
@@ -80,7 +91,12 @@ def direction_rows(frame: pd.DataFrame, saved: dict) -> pd.DataFrame:
     name = frame["direction"].iloc[0]
     n_classes = sum(column.startswith("p ") for column in frame.columns)
     for method in METHODS:
-        row = {"direction": name, "data": saved["source"], "method": method}
+        row = {
+            "direction": name,
+            "data": saved["source"],
+            "models": saved["models"],
+            "method": method,
+        }
         if method == "Random":
             one_run = frame[frame["method"] == "Oracle"]
             values = [random_scores(one_run["label"].to_numpy(), n_classes)]
@@ -115,11 +131,11 @@ def reported_table1() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def table1(root: Path | str, directions: Sequence[str]) -> pd.DataFrame:
+def table1(root: Path | str, directions: Sequence[str], seeds: Sequence[int]) -> pd.DataFrame:
     """Table 1, one row a direction and method, with the reported numbers beside ours."""
     rows = [
         direction_rows(frame, read_json(Path(root) / name / "scores.json"))
-        for name, frame in collect(root, directions).items()
+        for name, frame in collect(root, directions, seeds).items()
     ]
     return pd.concat(rows, ignore_index=True)
 
@@ -128,12 +144,19 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     """Table 1 as a person reads it: ``61.2 ± 1.3``, ``[50.1, 70.4]``, reported numbers apart."""
 
     def number(row: pd.Series, metric: str) -> str:
+        n, _, of = str(row["collapsed runs"]).partition(" of ")
+        if of and n == of:
+            return "collapsed"
         sd = row[f"{metric} sd"]
         return f"{row[metric]:.1f}" + ("" if np.isnan(sd) else f" ± {sd:.1f}")
 
     def interval(row: pd.Series) -> str:
         low, high = row["interval low"], row["interval high"]
-        return "" if np.isnan(low) else f"[{low:.1f}, {high:.1f}]"
+        return (
+            ""
+            if np.isnan(low) or number(row, "macro_f1") == "collapsed"
+            else f"[{low:.1f}, {high:.1f}]"
+        )
 
     def reported(row: pd.Series) -> str:
         values = [row[f"{metric} reported"] for metric in METRICS]
@@ -151,6 +174,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
         ),
         "collapsed runs": table["collapsed runs"].fillna(""),
         "data": table["data"],
+        "models": table["models"],
         "reported: BAcc / macro-F1 / weighted F1": table.apply(reported, axis=1),
     }
     return pd.DataFrame(shown)
