@@ -1,7 +1,7 @@
 """Pretraining of tiny backbones on simulated windows, so that they stand in for foundation models.
 
 Two tasks at once: predict what the simulator knows (heart rate, band powers, burst rate, ...) from
-the pooled last layer, and fill in hidden tokens. Task labels and states are no part of it.
+every token of the last layer, and fill in hidden tokens. Task labels and states are no part of it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -72,10 +72,12 @@ class Pretext(nn.Module):
         hidden[len(x) // 2 :] = False
         masked = torch.where(hidden[..., None], self.mask_token, h0)
         last = self.backbone.run(masked, 0, self.backbone.n_layers)
-        errors = F.smooth_l1_loss(
-            self.regression(self.backbone.pool(last)), targets, reduction="none"
-        )
-        known = (errors.mean(dim=0) * self.weights).sum()
+        # Every token is asked, not only their mean: so the tokens of the last layer, which a bridge
+        # has to match one by one, agree on what they say of the window.
+        said = self.regression(last)
+        goal = targets[:, None].expand_as(said)
+        errors = F.smooth_l1_loss(said, goal, reduction="none")
+        known = (errors.mean(dim=(0, 1)) * self.weights).sum()
         if last.shape[1] != h0.shape[1]:  # convolutional models shorten time
             last = F.interpolate(last.transpose(1, 2), size=h0.shape[1]).transpose(1, 2)
         goal = F.layer_norm(h0.detach(), h0.shape[-1:])

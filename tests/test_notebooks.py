@@ -58,7 +58,7 @@ def test_template_tells_its_parameters_and_ends_with_provenance(path):
     assert f'notebook.begin("{path.stem}", globals()' in cells[2].source
     assert "notebook.provenance(" in cells[-1].source
     assert not any("def " in cell.source for cell in cells if cell.cell_type == "code")
-    assert max(len(cell.source.splitlines()) for cell in cells) <= 30
+    assert max(len(cell.source.splitlines()) for cell in cells) <= 35  # a screen
 
 
 @pytest.mark.parametrize("cwd", [".", "notebooks", "tests/golden"])
