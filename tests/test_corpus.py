@@ -1,23 +1,12 @@
 """Pretraining windows: targets against neurokit2 and Welch spectra, independence of windows."""
 
-import neurokit2
 import numpy as np
 import pytest
+from rates import rate_by_neurokit
 from scipy.signal import welch
 
 from biox.data.corpus import KINDS, corpus
 from biox.data.neurophysiology import BANDS
-
-
-def rate_by_neurokit(x, rate, modality):
-    """Mean rate in bpm, by stock peak detection."""
-    if modality == "ecg":
-        clean = neurokit2.ecg_clean(x, sampling_rate=rate)
-        found = neurokit2.ecg_peaks(clean, sampling_rate=rate)[1]["ECG_R_Peaks"]
-    else:
-        clean = neurokit2.ppg_clean(x, sampling_rate=rate)
-        found = neurokit2.ppg_findpeaks(clean, sampling_rate=rate)["PPG_Peaks"]
-    return 60 / np.mean(np.diff(found) / rate)
 
 
 @pytest.mark.parametrize("modality", sorted(KINDS))

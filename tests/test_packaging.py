@@ -150,7 +150,7 @@ def test_dvc_asks_and_reports_nothing():
         ("C:\\Use" + "rs\\ann", True),
         ("https://host/home/page", False),
         ("data/raw/work/x", False),
-        ("~/work/x", False),
+        ("~/data/x", False),
     ],
 )
 def test_machine_paths_are_told_from_others(text, found):

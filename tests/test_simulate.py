@@ -3,13 +3,13 @@
 import io
 import pickle
 
-import neurokit2
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from rates import rate_by_neurokit
 from scipy.io import loadmat
 from scipy.signal import hilbert, welch
 
@@ -24,17 +24,6 @@ from biox.data.simulate import simulate_fog, simulate_isruc, simulate_wesad
 @pytest.fixture
 def rng():
     return np.random.default_rng(7)
-
-
-def rate_by_neurokit(x, rate, modality):
-    """Mean rate in bpm, by stock peak detection."""
-    if modality == "ecg":
-        clean = neurokit2.ecg_clean(x, sampling_rate=rate)
-        found = neurokit2.ecg_peaks(clean, sampling_rate=rate)[1]["ECG_R_Peaks"]
-    else:
-        clean = neurokit2.ppg_clean(x, sampling_rate=rate)
-        found = neurokit2.ppg_findpeaks(clean, sampling_rate=rate)["PPG_Peaks"]
-    return 60 / np.mean(np.diff(found) / rate)
 
 
 # --- generators -----------------------------------------------------------------------------------
