@@ -4,6 +4,11 @@ A latent state (stress, freezing, sleep stage) drives both modalities of a subje
 in resting physiology, in anatomy and in how much they react, so that a state shows in a new subject
 often, not always. Each subject has a random stream of its own, seeded by (seed, data set, subject):
 a file does not depend on which others are written, nor on their order.
+
+The generators are this project's own: one series of beats, with a rate that the state moves from
+beat to beat, has to make both the ECG and the PPG, and neurokit2's `ecg_simulate` and
+`ppg_simulate` each draw beats of their own around one constant rate. neurokit2 judges instead: the
+tests ask its detectors for the rate of what is written here.
 """
 
 from collections.abc import Callable, Iterable, Sequence
