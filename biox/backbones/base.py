@@ -101,7 +101,8 @@ class Backbone(nn.Module):
         ValueError
             There are no such layers.
         FloatingPointError
-            The result is not finite; the message names the first layer where that is so.
+            The result is not finite; the message names the first layer where that is so. In
+            training mode nothing is checked: there the loss tells, with the learning rate.
         """
         if not 0 <= start <= stop <= self.n_layers:
             raise ValueError(
@@ -110,7 +111,7 @@ class Backbone(nn.Module):
         out = h
         for i in range(start, stop):
             out = self.layer(i, out)
-        if not _finite(out):
+        if not self.training and not _finite(out):
             self._locate(self._trace(h, start, stop), start)
         return out
 
