@@ -151,7 +151,7 @@ class Backbone(nn.Module):
     def for_seconds(self, seconds: float) -> "Backbone":
         """Return this model, weights shared, for windows of another length.
 
-        For models without a weight that depends on the length: HuBERT-ECG, PaPaGei, LaBraM.
+        For models without a weight that depends on the length: all but NormWear.
         """
         other = copy.copy(self)
         other.input_spec = replace(self.input_spec, seconds=seconds)
