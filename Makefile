@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv repro test lint real clean
+.PHONY: help venv repro test lint bench real clean
 
 PY := .venv/bin/python
 
@@ -62,6 +62,10 @@ lint: .venv/.installed ## style of code and notebooks
 	@echo "Checking style and format (ruff)."
 	@.venv/bin/ruff check biox tests notebooks
 	@.venv/bin/ruff format --check biox tests notebooks
+
+bench: .venv/.installed ## speed of the published model sizes beside the plain computation
+	@echo "Timing forward passes on the CPU (a few minutes)."
+	@$(PY) -m biox.bench
 
 real: ## bridges on real recordings: make real RECORDINGS=folder
 	@test -n "$(RECORDINGS)" || { echo "Say where the recordings are: make real" \

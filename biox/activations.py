@@ -151,9 +151,9 @@ def compute_activations(
     generator = torch.Generator().manual_seed(0)
     batches = list(torch.arange(len(windows)).split(batch))
     for rows in tqdm(batches, desc="frozen activations", disable=None):
-        for i, h in enumerate(_finite(new, x_new[rows].to(device))[1:]):
+        for i, h in enumerate(new.hidden_states(x_new[rows].to(device))[1:]):
             parts.setdefault(f"new.{i}", []).append(new.pool(h).cpu())
-        states = _finite(old, x_old[rows].to(device))
+        states = old.hidden_states(x_old[rows].to(device))
         for i, h in enumerate(states):
             parts.setdefault(f"old.{i}", []).append(old.pool(h).cpu())
         for kept, h in zip(tokens, states, strict=False):
@@ -181,15 +181,3 @@ def _thinned(tokens: Tensor, generator: torch.Generator) -> Tensor:
     """At most `N_TOKENS_KEPT` of the tokens [any, features], from all over."""
     kept = torch.randperm(len(tokens), generator=generator)[:N_TOKENS_KEPT]
     return tokens[kept.sort().values]
-
-
-def _finite(backbone: Backbone, x: Tensor) -> list[Tensor]:
-    states = backbone.hidden_states(x)
-    for i, h in enumerate(states):
-        if not torch.isfinite(h).all():
-            where = "the stem" if i == 0 else f"layer {i - 1}"
-            raise FloatingPointError(
-                f"{type(backbone).__name__}: expected finite activations, "
-                f"found NaN or infinity at the output of {where}"
-            )
-    return states

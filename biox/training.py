@@ -134,14 +134,19 @@ def fit_bridge(
     best_epoch, best_weights = 0, None
     for epoch in trange(1, epochs + 1, desc=f"bridge, seed {seed}", disable=None):
         total = 0.0
-        for rows in torch.randperm(len(pair.pooled), generator=generator).split(batch):
-            loss = cosine_loss(model.last_layer(pair.pooled[rows]), pair.last[rows])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            total += loss.item() * len(rows)
-        train_loss.append(total / len(pair.pooled))
-        val_loss.append(mean_loss(model, val))
+        try:
+            for rows in torch.randperm(len(pair.pooled), generator=generator).split(batch):
+                loss = cosine_loss(model.last_layer(pair.pooled[rows]), pair.last[rows])
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                total += loss.item() * len(rows)
+            train_loss.append(total / len(pair.pooled))
+            val_loss.append(mean_loss(model, val))
+        except FloatingPointError as error:  # of a layer of the tail
+            raise FloatingPointError(
+                f"bridge: {error}, in epoch {epoch} at learning rate {lr}"
+            ) from error
         if not (train_loss[-1] < float("inf") and val_loss[-1] < float("inf")):
             raise FloatingPointError(
                 f"bridge: expected a finite loss, found {train_loss[-1]} on pair and "

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from raw_files import ECG, EEG, EMG, PPG, golden, noise, samples
 
+from biox.backbones import BACKBONES
 from biox.data.conditioning import RECIPES, RESAMPLERS, condition, linear
 from biox.data.windows import Signal
 
@@ -146,10 +147,24 @@ def test_unknown_units_resampling_and_gaps_are_refused():
         condition(replace(x, unit="uV"), EEG)
 
 
-def test_every_recipe_leaves_its_input_alone():
-    for name in RECIPES:
-        spec = next(s for s in (ECG, PPG, EEG, EMG) if s.conditioning == name)
-        x = Signal(noise(name, (spec.channels, 6000)), 200.0, "uV", ("x",) * spec.channels)
-        before = x.values.copy()
-        condition(x, spec)
-        np.testing.assert_array_equal(x.values, before)
+def test_ecg_fm_gets_twelve_unfiltered_leads_each_of_unit_variance():
+    raw = noise("ecg_fm", (12, 5000)) * np.arange(1, 13)[:, None] + 3
+    leads = tuple(f"lead {i}" for i in range(12))
+    spec = BACKBONES["ecg_fm"].default_spec
+    got = condition(Signal(raw, 500.0, "mV", leads), spec).values
+    expected = (raw - raw.mean(1, keepdims=True)) / raw.std(1, keepdims=True)
+    np.testing.assert_allclose(got, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_recipe_leaves_its_input_alone(name):
+    spec = BACKBONES[name].default_spec
+    x = Signal(noise(name, (spec.channels, 6000)), 200.0, "uV", ("x",) * spec.channels)
+    before = x.values.copy()
+    got = condition(x, spec)
+    np.testing.assert_array_equal(x.values, before)
+    assert (got.rate, got.unit) == (spec.rate, spec.unit)
+
+
+def test_every_recipe_belongs_to_a_backbone():
+    assert set(RECIPES) == {kind.default_spec.conditioning for kind in BACKBONES.values()}

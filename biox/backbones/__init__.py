@@ -3,7 +3,9 @@
 from pathlib import Path
 
 from biox.backbones.base import Backbone, InputSpec
+from biox.backbones.cbramod import CBraMod
 from biox.backbones.checkpoints import load, save
+from biox.backbones.ecg_fm import ECGFM
 from biox.backbones.hubert_ecg import HubertECG
 from biox.backbones.labram import LaBraM
 from biox.backbones.normwear import NormWear
@@ -16,6 +18,8 @@ BACKBONES = {
     "hubert_ecg": HubertECG,
     "papagei": PaPaGei,
     "normwear": NormWear,
+    "ecg_fm": ECGFM,
+    "cbramod": CBraMod,
 }
 
 
@@ -31,10 +35,10 @@ def build(
     Parameters
     ----------
     name : str
-        ``labram``, ``hubert_ecg``, ``papagei`` or ``normwear``.
+        ``labram``, ``hubert_ecg``, ``papagei``, ``normwear``, ``ecg_fm`` or ``cbramod``.
     size : str
         ``base`` or ``tiny``; ``small``, ``base``, ``large`` or ``tiny`` for hubert_ecg, ``small``
-        or ``tiny`` for papagei.
+        or ``tiny`` for papagei, ``base``, ``base_postnorm`` or ``tiny`` for ecg_fm.
     checkpoint : path, optional
         File of weights written by `save`; without it they are random (torch's global seed).
     n_channels : int, optional

@@ -1,7 +1,9 @@
 """The one abstraction of biox: a frozen foundation model as stem -> layers[0..L-1]."""
 
 import copy
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -39,13 +41,47 @@ class InputSpec:
         return round(self.seconds * self.rate)
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where a published model comes from.
+
+    Attributes
+    ----------
+    repository : str
+        Of the authors' code.
+    licence : str
+        Of code and weights, as noted in THIRD_PARTY.md.
+    weights : str
+        Where the authors publish them.
+    parameters : mapping
+        Size -> (published number of parameters as text, who states it). Such a number counts the
+        whole published file, with the heads of pretraining.
+    """
+
+    repository: str
+    licence: str
+    weights: str
+    parameters: Mapping[str, tuple[str, str]]
+
+
 class Backbone(nn.Module):
     """A model whose hidden states are [batch, tokens, features], whatever its inner layout.
 
     A subclass sets `input_spec` and `n_layers` and implements `stem` and `layer`.
     Layer i maps the state at its input (i = 0: the stem's output) to the state at its output.
+
+    Attributes
+    ----------
+    sizes : mapping
+        Name of a size -> its widths.
+    unused_prefixes : tuple of str
+        How the names of published parameters begin that have no part in the hidden states.
+    origin : Origin
     """
 
+    sizes: Mapping[str, object]
+    unused_prefixes: tuple[str, ...]
+    origin: Origin
     input_spec: InputSpec
     n_layers: int
 
@@ -58,21 +94,55 @@ class Backbone(nn.Module):
         raise TypeError(f"{type(self).__name__} defines no layers")
 
     def run(self, h: Tensor, start: int, stop: int) -> Tensor:
-        """Run layers start..stop-1; ``run(h, l, n_layers)`` is the tail behind position l."""
+        """Run layers start..stop-1; ``run(h, l, n_layers)`` is the tail behind position l.
+
+        Raises
+        ------
+        ValueError
+            There are no such layers.
+        FloatingPointError
+            The result is not finite; the message names the first layer where that is so. In
+            training mode nothing is checked: there the loss tells, with the learning rate.
+        """
         if not 0 <= start <= stop <= self.n_layers:
             raise ValueError(
                 f"run: expected 0 <= start <= stop <= {self.n_layers}, found {start} and {stop}"
             )
+        out = h
         for i in range(start, stop):
-            h = self.layer(i, h)
-        return h
+            out = self.layer(i, out)
+        if not self.training and not _finite(out):
+            self._locate(self._trace(h, start, stop), start)
+        return out
 
     def hidden_states(self, x: Tensor) -> list[Tensor]:
-        """The stem's output, then each layer's output: n_layers + 1 tensors."""
-        states = [self.stem(x)]
-        for i in range(self.n_layers):
-            states.append(self.layer(i, states[-1]))
+        """The stem's output, then each layer's output: n_layers + 1 tensors.
+
+        Raises
+        ------
+        FloatingPointError
+            One is not finite; the message names the layer.
+        """
+        states = list(self._trace(self.stem(x), 0, self.n_layers))
+        if not _finite(*states):
+            self._locate(states, 0)
         return states
+
+    def _trace(self, h: Tensor, start: int, stop: int) -> Iterator[Tensor]:
+        yield h
+        for i in range(start, stop):
+            h = self.layer(i, h)
+            yield h
+
+    def _locate(self, states: Iterable[Tensor], start: int) -> NoReturn:
+        """Name the first of the states, inputs of layers `start` and on, that is not finite."""
+        i, h = next((i, h) for i, h in enumerate(states, start) if not _finite(h))
+        where = f"output of layer {i - 1}" if i > start else f"input of layer {i}"
+        stem = " (the stem's output)" if i == 0 else ""
+        raise FloatingPointError(
+            f"{type(self).__name__}: expected finite activations, found NaN or infinity at the "
+            f"{where}{stem}, in {int((~h.isfinite()).sum())} of {h.numel()} values"
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Last layer's output [batch, tokens, features], before any final norm (paper: h_L)."""
@@ -81,7 +151,7 @@ class Backbone(nn.Module):
     def for_seconds(self, seconds: float) -> "Backbone":
         """Return this model, weights shared, for windows of another length.
 
-        For models without a weight that depends on the length: HuBERT-ECG, PaPaGei, LaBraM.
+        For models without a weight that depends on the length: all but NormWear.
         """
         other = copy.copy(self)
         other.input_spec = replace(self.input_spec, seconds=seconds)
@@ -109,3 +179,9 @@ class Backbone(nn.Module):
         h = self.run(self.stem(x), 0, l)
         self.train(training)
         return h.shape[1], h.shape[2]
+
+
+def _finite(*states: Tensor) -> bool:
+    if states[0].is_meta:
+        return True
+    return bool(torch.stack([h.isfinite().all() for h in states]).all())  # one answer: one wait

@@ -8,7 +8,7 @@ from math import prod
 
 from torch import Tensor
 
-from biox.backbones.base import Backbone, InputSpec
+from biox.backbones.base import Backbone, InputSpec, Origin
 from biox.backbones.inputs import check_windows, configured
 
 CONV_KERNELS = (10, 3, 3, 2, 2)
@@ -81,6 +81,15 @@ class HubertECG(Backbone):
     }
     # Masking and cluster prediction of pretraining.
     unused_prefixes = ("masked_spec_embed", "final_proj.", "label_embedding.")
+    origin = Origin(
+        repository="github.com/Edoar-do/HuBERT-ECG",
+        licence="CC BY-NC 4.0",
+        weights="huggingface.co/Edoardo-BS: hubert_ecg_SIZE.pt or model.safetensors",
+        parameters={
+            "small": ("30.4M", "BioX-Bridge, table 1"),
+            "large": ("189M", "its page on Hugging Face"),
+        },
+    )
     default_spec = InputSpec("ecg", 1, 100.0, 60.0, "z-score", "ecg_hubert")
 
     def __init__(

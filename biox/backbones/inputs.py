@@ -52,7 +52,7 @@ def check_windows(x: Tensor, spec: InputSpec) -> None:
     Raises
     ------
     ValueError
-        Rank, channels, samples or number type differ.
+        Rank, channels, samples or number type differ, or a value is NaN or infinite.
     """
     expected = (spec.channels, spec.samples)
     if x.ndim != 3 or tuple(x.shape[1:]) != expected or not x.is_floating_point():
@@ -60,4 +60,21 @@ def check_windows(x: Tensor, spec: InputSpec) -> None:
             f"{spec.modality} stem: expected floating-point windows [batch, {spec.channels}, "
             f"{spec.samples}] ({spec.seconds:g} s at {spec.rate:g} Hz), "
             f"found {x.dtype} of shape {list(x.shape)}"
+        )
+    refuse_broken(x, spec)
+
+
+def refuse_broken(x: Tensor, spec: InputSpec) -> None:
+    """Refuse NaN and infinity in windows or scalograms [batch, ...].
+
+    Raises
+    ------
+    ValueError
+        The message names the first window that has any, and how many have.
+    """
+    if not x.is_meta and not x.isfinite().all():
+        broken = (~x.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+        raise ValueError(
+            f"{spec.modality} stem: expected finite values, found NaN or infinity in "
+            f"{len(broken)} of {len(x)} windows (the first: {broken[0]})"
         )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from biox.backbones.base import Backbone, InputSpec
+from biox.backbones.base import Backbone, InputSpec, Origin
 from biox.backbones.blocks import Block, initialise
 from biox.backbones.inputs import check_windows, configured
 
@@ -80,6 +80,12 @@ class LaBraM(Backbone):
     # fc_norm and head: the classifier of the released scripts; the rest: pretraining parts of the
     # published file, and its absolute position embedding, which BioX-Bridge leaves out.
     unused_prefixes = ("fc_norm.", "head.", "mask_token", "pos_embed", "norm.", "lm_head.")
+    origin = Origin(
+        repository="github.com/935963004/LaBraM",
+        licence="MIT",
+        weights="checkpoints/labram-base.pth in the repository",
+        parameters={"base": ("5.8M", "BioX-Bridge, table 1")},
+    )
     default_spec = InputSpec("eeg", 6, 200.0, 30.0, "uV/100", "eeg_labram")
 
     def __init__(

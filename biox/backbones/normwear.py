@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from biox.backbones.base import Backbone, InputSpec
+from biox.backbones.base import Backbone, InputSpec, Origin
 from biox.backbones.blocks import Block, initialise
-from biox.backbones.inputs import check_windows, configured
+from biox.backbones.inputs import check_windows, configured, refuse_broken
 from biox.backbones.wavelet import WIDTHS, RickerScalogram
 
 # Of every LayerNorm: torch's default, not timm's 1e-6. CLS tokens are small enough to notice: the
@@ -100,6 +100,12 @@ class NormWear(Backbone):
     }
     # Decoder and reconstruction heads of pretraining, and the final norm (paper: h_L is before it).
     unused_prefixes = ("norm.", "decoder_", "mask_token", "temporal_recon.", "spatial_recon.")
+    origin = Origin(
+        repository="github.com/Mobile-Sensing-and-UbiComp-Laboratory/NormWear",
+        licence="Apache-2.0",
+        weights="normwear_last_checkpoint-15470-correct.pth, linked from the repository",
+        parameters={"base": ("136.1M", "BioX-Bridge, table 1")},
+    )
     default_spec = InputSpec("emg", 3, 130.0, 3.0, "z-score", "emg_normwear")
 
     def __init__(
@@ -141,6 +147,7 @@ class NormWear(Backbone):
                     f"emg stem: expected scalograms [batch, {', '.join(map(str, ready))}], "
                     f"found shape {list(x.shape)}"
                 )
+            refuse_broken(x, self.input_spec)
         else:
             check_windows(x, self.input_spec)
             x = self.scalogram(x)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from biox.backbones.base import Backbone, InputSpec
+from biox.backbones.base import Backbone, InputSpec, Origin
 from biox.backbones.blocks import initialise
 from biox.backbones.inputs import check_windows, configured
 
@@ -88,6 +88,12 @@ class PaPaGei(Backbone):
     }
     # Embedding head and the mixture-of-experts heads of pretraining.
     unused_prefixes = ("final_bn.", "dense.", "expert_layers_", "gating_network_")
+    origin = Origin(
+        repository="github.com/Nokia-Bell-Labs/papagei-foundation-model",
+        licence="BSD-3-Clause",
+        weights="papagei_s.pt, linked from the repository (Zenodo)",
+        parameters={"small": ("5.7M", "BioX-Bridge, table 1")},
+    )
     default_spec = InputSpec("ppg", 1, 125.0, 60.0, "z-score", "ppg_papagei")
 
     def __init__(

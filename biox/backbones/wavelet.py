@@ -34,18 +34,22 @@ class RickerScalogram(nn.Module):
     def __init__(self, samples: int):
         super().__init__()
         self.length = samples - 2
-        # A kernel is at most as long as the signal, so this length keeps the ends from wrapping.
-        kernels = np.zeros((len(WIDTHS), next_fast_len(2 * self.length - 1, real=True)))
+        # Of the full convolution only the middle is kept (mode "same"): zeros for half of the
+        # longest kernel, which is as long as the signal, keep the ends from wrapping into it.
+        self.padded = next_fast_len(self.length + self.length // 2 + 1, real=True)
+        kernels = np.zeros((len(WIDTHS), self.padded))
         for row, width in zip(kernels, WIDTHS, strict=True):
             wavelet = ricker(min(round(10 * width), self.length), width)
             row[: len(wavelet)] = wavelet
-            row[:] = np.roll(row, -((len(wavelet) - 1) // 2))  # the middle at index 0: mode "same"
-        self.register_buffer("kernels", torch.tensor(kernels, dtype=torch.float32), False)
+            row[:] = np.roll(row, -((len(wavelet) - 1) // 2))  # the middle at index 0
+        # Real and imaginary parts side by side: `module.double()` leaves complex buffers alone.
+        spectra = torch.view_as_real(torch.fft.rfft(torch.tensor(kernels)))
+        self.register_buffer("spectra", spectra.float(), False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform windows [batch, channels, samples]."""
         first = x.diff(dim=-1)
         kinds = torch.stack([x[..., 2:], first[..., 1:], first.diff(dim=-1)], dim=2)
-        n = self.kernels.shape[1]
-        spectra = torch.fft.rfft(kinds, n).unsqueeze(-2) * torch.fft.rfft(self.kernels)
-        return torch.fft.irfft(spectra, n)[..., : self.length].transpose(-1, -2)
+        spectra = torch.fft.rfft(kinds, self.padded).unsqueeze(-2)
+        filtered = torch.fft.irfft(spectra * torch.view_as_complex(self.spectra), self.padded)
+        return filtered[..., : self.length].transpose(-1, -2)

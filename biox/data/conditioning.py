@@ -95,11 +95,18 @@ def emg_normwear(signal: Signal, spec: InputSpec, resample: Resampler) -> np.nda
     return standardise(resample(signal.values, signal.rate, spec.rate))
 
 
+def ecg_ecgfm(signal: Signal, spec: InputSpec, resample: Resampler) -> np.ndarray:
+    """The model's rate, then z-score of each lead; no filter (fairseq-signals, preprocess/ecg)."""
+    return standardise(resample(signal.values, signal.rate, spec.rate))
+
+
 RECIPES: dict[str, Callable[[Signal, InputSpec, Resampler], np.ndarray]] = {
     "ecg_hubert": ecg_hubert,
     "ppg_papagei": ppg_papagei,
     "eeg_labram": eeg_labram,
     "emg_normwear": emg_normwear,
+    "ecg_ecgfm": ecg_ecgfm,
+    "eeg_cbramod": eeg_labram,  # same rate and unit
 }
 
 
