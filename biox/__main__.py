@@ -1,25 +1,21 @@
-"""Command line: ``python -m biox real --recordings DIR``."""
+"""Command line: ``python -m biox COMMAND``; the commands are in `biox.commands`."""
 
 import argparse
 import sys
 
+from biox.commands import checkpoints, real
 
-def main() -> int:
+COMMANDS = (checkpoints, real)
+
+
+def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and run it; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m biox")
-    commands = parser.add_subparsers(dest="command", required=True)
-    real = commands.add_parser("real", help="run the real directions of params.yaml")
-    real.add_argument(
-        "--recordings",
-        required=True,
-        metavar="DIR",
-        help="folder with a sub-folder for each dataset, such as bidmc and eegmat",
-    )
-    arguments = parser.parse_args()
-
-    from biox.real import run_real
-
-    return run_real(arguments.recordings)
+    subparsers = parser.add_subparsers(dest="command", required=True)
+    for command in COMMANDS:
+        command.register(subparsers)
+    parsed = parser.parse_args(arguments)
+    return parsed.run(parsed)
 
 
 if __name__ == "__main__":

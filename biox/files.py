@@ -95,7 +95,12 @@ def read_json(path: Path | str) -> dict:
         ) from None
 
 
+def sha256(path: Path | str) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def digest(path: Path | str) -> str:
     """First 12 hexadecimal digits of the SHA-256 of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    return sha256(path)[:12]

@@ -40,7 +40,9 @@ def build(
         ``base`` or ``tiny``; ``small``, ``base``, ``large`` or ``tiny`` for hubert_ecg, ``small``
         or ``tiny`` for papagei, ``base``, ``base_postnorm`` or ``tiny`` for ecg_fm.
     checkpoint : path, optional
-        File of weights written by `save`; without it they are random (torch's global seed).
+        File of weights: as the model's authors publish it, or a safetensors file of ours (`save`,
+        ``python -m biox checkpoints convert``). It is read without running anything in it, and
+        strictly: see `load`. Without it weights are random (torch's global seed).
     n_channels : int, optional
         Channels of a window; the backbone's default if not given.
     seconds : float, optional
@@ -49,7 +51,8 @@ def build(
     Raises
     ------
     ValueError
-        Unknown name or size, a window that the model cannot read, or a file that does not fit.
+        Unknown name or size, a window that the model cannot read, or a file that does not fit, is
+        damaged, is no checkpoint or wants something run.
     FileNotFoundError
         The checkpoint is absent.
 

@@ -74,16 +74,29 @@ class Backbone(nn.Module):
     ----------
     sizes : mapping
         Name of a size -> its widths.
-    unused_prefixes : tuple of str
-        How the names of published parameters begin that have no part in the hidden states.
     origin : Origin
     """
 
     sizes: Mapping[str, object]
-    unused_prefixes: tuple[str, ...]
     origin: Origin
     input_spec: InputSpec
     n_layers: int
+
+    # How published files hold the weights, read by `biox.backbones.checkpoints`.
+    wrappers: tuple[str, ...] = ()
+    """Entries of the saved dict that may hold the weights; else the dict itself does."""
+    key_prefixes: tuple[str, ...] = ()
+    """What may stand before each key, to be taken off in this order."""
+    others_unused: bool = False
+    """Whether the authors' own loader leaves out the keys that lack a prefix which others have."""
+    unused_prefixes: tuple[str, ...] = ()
+    """Beginnings of keys that the file has and the model does without."""
+    resizable: tuple[str, ...] = ()
+    """Tables [1, rows, features] that may have another number of rows; see `resized`."""
+
+    def resized(self, key: str, table: Tensor) -> Tensor:
+        """Make a file's table [1, rows, features] one of this model's number of rows."""
+        raise TypeError(f"{type(self).__name__} resizes no {key}")
 
     def stem(self, x: Tensor) -> Tensor:
         """Embed windows [batch, channels, samples] as tokens h0 [batch, tokens, features]."""

@@ -126,6 +126,7 @@ class ECGFM(Backbone):
         "base_postnorm": ECGFMSize(256, 768, 12, 12, 4, position=(128, 16), norm_first=False),
         "tiny": ECGFMSize(32, 64, 4, 4, 2, position=(16, 4)),
     }
+    wrappers = ("model",)
     # Masking and contrast of pretraining.
     unused_prefixes = ("mask_emb", "quantizer.", "project_q.", "final_proj.")
     origin = Origin(

@@ -79,6 +79,8 @@ class HubertECG(Backbone):
         "large": _size(960, 16, 12, 3840, conv=512, kernel=128, groups=16),
         "tiny": _size(64, 4, 4, 128, conv=32, kernel=16, groups=4),
     }
+    # pretrain.py saves a dict with the configuration, the optimiser and this entry.
+    wrappers = ("model_state_dict",)
     # Masking and cluster prediction of pretraining.
     unused_prefixes = ("masked_spec_embed", "final_proj.", "label_embedding.")
     origin = Origin(

@@ -4,6 +4,7 @@ Architecture and parameter names: 935963004/LaBraM, ``modeling_finetune.py``
 (``labram_base_patch200_200``), as BioX-Bridge runs it, without absolute position embedding.
 """
 
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -52,6 +53,39 @@ class TemporalConv(nn.Module):
         return h.permute(0, 2, 3, 1).flatten(2)
 
 
+def widen_time_embed(table: Tensor, own: Tensor, how: str) -> Tensor:
+    """Make a time embedding of another number of seconds from that of a checkpoint.
+
+    Parameters
+    ----------
+    table : Tensor [1, seconds in the file, features]
+    own : Tensor [1, seconds wanted, features]
+        The model's table as initialised.
+    how : str
+        ``interpolate``: linearly, first row on first and last on last. ``extend``: the learnt rows,
+        then random ones as in `own`. (The released code is left with random rows only.)
+
+    Returns
+    -------
+    Tensor [1, seconds wanted, features]
+        If fewer seconds are wanted than there are, the first ones, in either case.
+
+    Raises
+    ------
+    ValueError
+        Unknown `how`.
+    """
+    rows = own.shape[1]
+    if how not in ("interpolate", "extend"):
+        raise ValueError(f"widen: expected 'interpolate' or 'extend', found {how!r}")
+    if rows <= table.shape[1]:
+        return table[:, :rows]
+    if how == "extend":
+        return torch.cat([table, own[:, table.shape[1] :]], dim=1)
+    wide = F.interpolate(table.transpose(1, 2), rows, mode="linear", align_corners=True)
+    return wide.transpose(1, 2)
+
+
 class LaBraM(Backbone):
     """LaBraM with tokens [CLS, electrode 1 second 1, electrode 1 second 2, ...].
 
@@ -67,6 +101,12 @@ class LaBraM(Backbone):
         30 by default. The time embedding has a row for each second; shorter windows use its first
         rows, longer ones than the size's `time_rows` widen it.
 
+    Attributes
+    ----------
+    widen : str
+        How `biox.backbones.load` makes the 16 rows of the published time embedding serve longer
+        windows: ``interpolate`` (default) or ``extend``; see `widen_time_embed`.
+
     Raises
     ------
     ValueError
@@ -77,6 +117,11 @@ class LaBraM(Backbone):
         "base": LaBraMSize(8, 10, 12, 4, layer_scale=0.1, time_rows=16),
         "tiny": LaBraMSize(4, 5, 4, 2, layer_scale=1.0, time_rows=30),
     }
+    wrappers = ("model", "module")
+    # Beside the student the published file has pretraining's own heads; run_class_finetuning.py
+    # takes the student alone.
+    key_prefixes = ("student.",)
+    others_unused = True
     # fc_norm and head: the classifier of the released scripts; the rest: pretraining parts of the
     # published file, and its absolute position embedding, which BioX-Bridge leaves out.
     unused_prefixes = ("fc_norm.", "head.", "mask_token", "pos_embed", "norm.", "lm_head.")
@@ -86,6 +131,8 @@ class LaBraM(Backbone):
         weights="checkpoints/labram-base.pth in the repository",
         parameters={"base": ("5.8M", "BioX-Bridge, table 1")},
     )
+    resizable = ("time_embed",)
+    widen = "interpolate"
     default_spec = InputSpec("eeg", 6, 200.0, 30.0, "uV/100", "eeg_labram")
 
     def __init__(
@@ -125,6 +172,16 @@ class LaBraM(Backbone):
         time = self.time_embed[:, : x.shape[2] // PATCH].repeat(1, x.shape[1], 1)
         tokens = self.patch_embed(patches) + time
         return torch.cat([self.cls_token.expand(len(x), -1, -1), tokens], dim=1)
+
+    def resized(self, key: str, table: Tensor) -> Tensor:
+        """Time embedding [1, seconds, features] of a checkpoint, for this model's seconds."""
+        seconds, wanted = table.shape[1], self.time_embed.shape[1]
+        if seconds < wanted:
+            warnings.warn(
+                f"labram: {key} for {seconds} s is made to serve {wanted} s ({self.widen})",
+                stacklevel=4,
+            )
+        return widen_time_embed(table, self.time_embed.detach(), self.widen)
 
     def layer(self, i: int, h: Tensor) -> Tensor:
         """Run block i on [batch, tokens, features]."""

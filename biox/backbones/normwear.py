@@ -98,6 +98,8 @@ class NormWear(Backbone):
         "base": NormWearSize(768, 12, 12, 4, patch=(9, 5)),
         "tiny": NormWearSize(64, 4, 4, 2, patch=(9, 32)),
     }
+    wrappers = ("model",)
+    key_prefixes = ("backbone.",)  # in checkpoints that BioX-Bridge's scripts save
     # Decoder and reconstruction heads of pretraining, and the final norm (paper: h_L is before it).
     unused_prefixes = ("norm.", "decoder_", "mask_token", "temporal_recon.", "spatial_recon.")
     origin = Origin(
@@ -106,6 +108,7 @@ class NormWear(Backbone):
         weights="normwear_last_checkpoint-15470-correct.pth, linked from the repository",
         parameters={"base": ("136.1M", "BioX-Bridge, table 1")},
     )
+    resizable = ("pos_embed",)
     default_spec = InputSpec("emg", 3, 130.0, 3.0, "z-score", "emg_normwear")
 
     def __init__(
@@ -154,6 +157,10 @@ class NormWear(Backbone):
         patches = self.patch_embed(x.flatten(0, 1))
         tokens = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1)
         return (tokens + self.pos_embed).reshape(len(x), -1, tokens.shape[2])
+
+    def resized(self, key: str, table: Tensor) -> Tensor:
+        """Position table [1, tokens, features] of this window: analytic, whatever the file's is."""
+        return self.pos_embed
 
     def layer(self, i: int, h: Tensor) -> Tensor:
         """Run block i on [batch, channels * tokens, features]."""

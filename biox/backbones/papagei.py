@@ -86,6 +86,7 @@ class PaPaGei(Backbone):
         "small": PaPaGeiSize(32, 18, halve_every=2, double_every=4),
         "tiny": PaPaGeiSize(16, 8, halve_every=1, double_every=3),
     }
+    key_prefixes = ("module.",)  # of DataParallel
     # Embedding head and the mixture-of-experts heads of pretraining.
     unused_prefixes = ("final_bn.", "dense.", "expert_layers_", "gating_network_")
     origin = Origin(
