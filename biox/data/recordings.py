@@ -35,6 +35,7 @@ ABOUT = Origin(
     licence="your own",
     citation="none",
 )
+PUBLISHED: tuple[str, ...] = ()
 CLASSES: tuple[str, ...] = ()
 """Given by the caller."""
 
