@@ -6,6 +6,7 @@ Notebooks call this; the method's modules know nothing of folders.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -73,28 +74,46 @@ def device_of(settings: Settings) -> str:
 def input_spec(settings: Settings, dataset: str, modality: str) -> InputSpec:
     """What the backbone of a modality expects of a dataset's windows."""
     choice, data = settings.backbones[modality], settings.dataset(dataset)
-    channels = data.channels.get(modality)
+    channels = data.n_channels(modality)
     return build(choice.name, choice.size, n_channels=channels, seconds=data.seconds).input_spec
+
+
+def reader_of(dataset: str, choice: Dataset) -> ModuleType:
+    """Return the module that reads a dataset: the one its settings name, or that of its own name.
+
+    Raises
+    ------
+    ValueError
+        There is no such reader.
+    """
+    name = choice.reader or dataset
+    if name not in READERS:
+        raise ValueError(
+            f"{dataset}.reader: expected one of {', '.join(sorted(READERS))}, found {name!r}"
+        )
+    return READERS[name]
 
 
 def source_of(dataset: str, choice: Dataset) -> str:
     """Which recordings these are, in the words that tables and figures repeat."""
     if choice.source == "simulated":
         return "simulated"
-    return f"original {READERS[dataset].ABOUT.title}"
+    title = reader_of(dataset, choice).ABOUT.title
+    return f"original {dataset if choice.classes else title}"  # own recordings have own classes
 
 
 def cut_dataset(
     dataset: str, choice: Dataset, folder: str, specs: Mapping[str, InputSpec]
 ) -> dict[str, Windows]:
     """Read, condition, cut and split one dataset as its settings say."""
-    reader, source = READERS[dataset], source_of(dataset, choice)
+    reader = reader_of(dataset, choice)
     window = dict(
         specs=specs,
         seconds=choice.seconds,
         step=choice.step,
         per_window=choice.condition_per == "window",
-        source=source,
+        source=source_of(dataset, choice),
+        **choice.reader_options(),
     )
     if choice.protocol == "by_subject":
         return make_splits(reader, folder, splits=choice.splits, **window)

@@ -9,8 +9,7 @@ import sys
 from pathlib import Path
 
 from biox.config import Settings, load_settings
-from biox.data import READERS
-from biox.experiment import PATHS
+from biox.experiment import PATHS, reader_of
 from biox.files import project_root
 
 STAGES = ("teacher", "activations", "positions", "bridge")
@@ -71,9 +70,9 @@ def _results(settings: Settings) -> list[Path]:
 def _missing(settings: Settings, recordings: Path) -> list[str]:
     """One sentence for each dataset that is not there: what to download, from where."""
     sentences = []
-    for name in settings.real_datasets:
+    for name, choice in settings.real_datasets.items():
         try:
-            READERS[name].subjects(recordings / name)
+            reader_of(name, choice).subjects(recordings / name)
         except (FileNotFoundError, ValueError) as error:
             sentences.append(str(error))
     return sentences

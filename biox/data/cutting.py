@@ -57,8 +57,9 @@ def cut(
     Raises
     ------
     ValueError
-        A modality is missing or has the wrong channels, lengths differ by more than a second, the
-        recording is shorter than a window, or none of its windows is sound.
+        A modality is missing or cannot be conditioned (wrong channels, unknown unit), lengths
+        differ by more than a second, the recording is shorter than a window, or none of its windows
+        is sound. The message names recording and subject.
     """
     signals = _aligned(recording, specs)
     for modality, spec in specs.items():
@@ -72,10 +73,14 @@ def cut(
     if not keep_unlabelled:
         starts, labels = starts[labels != UNLABELLED], labels[labels != UNLABELLED]
     slicer = _slices_conditioned_alone if per_window else _slices_conditioned_whole
-    return Windows(
-        signals={
+    try:
+        cut_signals = {
             name: slicer(signals[name], spec, starts, resampling) for name, spec in specs.items()
-        },
+        }
+    except ValueError as error:
+        raise ValueError(f"{recording.name} of {recording.subject}: {error}") from None
+    return Windows(
+        signals=cut_signals,
         rates={name: spec.rate for name, spec in specs.items()},
         units={name: spec.unit for name, spec in specs.items()},
         channels={name: signals[name].channels for name in specs},
