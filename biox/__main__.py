@@ -1,7 +1,9 @@
-"""Command line: ``python -m biox real --recordings DIR``."""
+"""Command line: ``python -m biox real --recordings DIR``, ``data check DATASET DIR``."""
 
 import argparse
 import sys
+
+from biox import check
 
 
 def main() -> int:
@@ -15,7 +17,10 @@ def main() -> int:
         metavar="DIR",
         help="folder with a sub-folder for each dataset, such as bidmc and eegmat",
     )
+    check.register(commands)
     arguments = parser.parse_args()
+    if "run" in arguments:
+        return arguments.run(arguments)
 
     from biox.real import run_real
 

@@ -6,7 +6,6 @@ Notebooks call this; the method's modules know nothing of folders.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from tqdm import tqdm
 from biox.backbones import build
 from biox.backbones.base import Backbone, InputSpec
 from biox.config import Dataset, Direction, Pretrain, Settings
-from biox.data import READERS
+from biox.data import reader_named
 from biox.data.conditioning import condition
 from biox.data.corpus import corpus
 from biox.data.splits import blocked_split, check_classes, make_splits, read_windows, shuffle_split
@@ -78,27 +77,11 @@ def input_spec(settings: Settings, dataset: str, modality: str) -> InputSpec:
     return build(choice.name, choice.size, n_channels=channels, seconds=data.seconds).input_spec
 
 
-def reader_of(dataset: str, choice: Dataset) -> ModuleType:
-    """Return the module that reads a dataset: the one its settings name, or that of its own name.
-
-    Raises
-    ------
-    ValueError
-        There is no such reader.
-    """
-    name = choice.reader or dataset
-    if name not in READERS:
-        raise ValueError(
-            f"{dataset}.reader: expected one of {', '.join(sorted(READERS))}, found {name!r}"
-        )
-    return READERS[name]
-
-
 def source_of(dataset: str, choice: Dataset) -> str:
     """Which recordings these are, in the words that tables and figures repeat."""
     if choice.source == "simulated":
         return "simulated"
-    title = reader_of(dataset, choice).ABOUT.title
+    title = reader_named(choice.reader or dataset).ABOUT.title
     return f"original {dataset if choice.classes else title}"  # own recordings have own classes
 
 
@@ -106,7 +89,7 @@ def cut_dataset(
     dataset: str, choice: Dataset, folder: str, specs: Mapping[str, InputSpec]
 ) -> dict[str, Windows]:
     """Read, condition, cut and split one dataset as its settings say."""
-    reader = reader_of(dataset, choice)
+    reader = reader_named(choice.reader or dataset)
     window = dict(
         specs=specs,
         seconds=choice.seconds,

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 from biox.config import Settings, load_settings
-from biox.experiment import PATHS, reader_of
+from biox.data import reader_named
+from biox.experiment import PATHS
 from biox.files import project_root
 
 STAGES = ("teacher", "activations", "positions", "bridge")
@@ -72,7 +73,7 @@ def _missing(settings: Settings, recordings: Path) -> list[str]:
     sentences = []
     for name, choice in settings.real_datasets.items():
         try:
-            reader_of(name, choice).subjects(recordings / name)
+            reader_named(choice.reader or name).subjects(recordings / name)
         except (FileNotFoundError, ValueError) as error:
             sentences.append(str(error))
     return sentences

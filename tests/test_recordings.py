@@ -175,5 +175,5 @@ def test_make_real_asks_for_the_folder_of_own_recordings(tmp_path):
     assert real._missing(settings, tmp_path) == []
     settings, _ = own_settings(tmp_path, reader="recording", picks={}, classes=[])
     (sentence,) = real._missing(settings, tmp_path)
-    assert sentence.startswith("mine.reader: expected one of bidmc, ")
+    assert sentence.startswith("reader: expected one of bidmc, ")
     assert sentence.endswith("found 'recording'")

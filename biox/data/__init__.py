@@ -17,4 +17,19 @@ READERS: dict[str, ModuleType] = {
 """By data set: a module with ``CLASSES``, ``ABOUT``, ``PUBLISHED`` (its subjects, if known),
 ``subjects(folder)`` and ``read(folder, subject, source=...)``."""
 
-__all__ = ["READERS", "Origin"]
+
+def reader_named(name: str) -> ModuleType:
+    """Return the reader of that name.
+
+    Raises
+    ------
+    ValueError
+        There is no such reader.
+    """
+    if name not in READERS:
+        known = ", ".join(sorted(READERS))
+        raise ValueError(f"reader: expected one of {known}, found {name!r}")
+    return READERS[name]
+
+
+__all__ = ["READERS", "Origin", "reader_named"]
