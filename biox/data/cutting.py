@@ -62,17 +62,7 @@ def cut(
         is sound. The message names recording and subject.
     """
     signals = aligned(recording, specs)
-    for modality, spec in specs.items():
-        if abs(spec.seconds - seconds) > 1e-6:
-            raise ValueError(
-                f"{modality}: expected windows of {spec.seconds:g} s for its backbone, "
-                f"found {seconds:g} s"
-            )
-        if signals[modality].rate < spec.rate / 2:
-            log.warning(
-                "%s: %s is sampled at %g Hz, less than half the %g Hz of its backbone",
-                recording.name, modality, signals[modality].rate, spec.rate,
-            )  # fmt: skip
+    _check_specs(recording, signals, specs, seconds)
     starts = _sound(recording, signals, _grid(recording, signals, seconds, step), seconds)
     labels = np.array([recording.label(start, start + seconds) for start in starts], dtype=np.int64)
     if not keep_unlabelled:
@@ -158,6 +148,26 @@ def aligned(recording: Recording, modalities: Iterable[str]) -> dict[str, Signal
         name: replace(signal, values=signal.values[:, : round(shortest * signal.rate)])
         for name, signal in signals.items()
     }
+
+
+def _check_specs(
+    recording: Recording,
+    signals: Mapping[str, Signal],
+    specs: Mapping[str, InputSpec],
+    seconds: float,
+) -> None:
+    """Refuse windows that a backbone does not take; say where a signal is slow for it."""
+    for modality, spec in specs.items():
+        if abs(spec.seconds - seconds) > 1e-6:
+            raise ValueError(
+                f"{modality}: expected windows of {spec.seconds:g} s for its backbone, "
+                f"found {seconds:g} s"
+            )
+        if signals[modality].rate < spec.rate / 2:
+            log.warning(
+                "%s: %s is sampled at %g Hz, less than half the %g Hz of its backbone",
+                recording.name, modality, signals[modality].rate, spec.rate,
+            )  # fmt: skip
 
 
 def _grid(
