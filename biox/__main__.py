@@ -3,9 +3,9 @@
 import argparse
 import sys
 
-from biox.commands import checkpoints, real
+from biox.commands import checkpoints, data, real
 
-COMMANDS = (checkpoints, real)
+COMMANDS = (checkpoints, data, real)
 
 
 def main(arguments: list[str] | None = None) -> int:

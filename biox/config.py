@@ -15,6 +15,12 @@ import yaml
 
 Modality = Literal["ecg", "ppg", "eeg", "emg"]
 
+READER_KEYS = {
+    "recordings": {"picks": True, "classes": True},
+    "dreamer": {"picks": False, "labels": False},
+}
+"""Keys of a dataset that only some readers take, and whether they must be there."""
+
 
 @dataclass(frozen=True)
 class Direction:
@@ -41,6 +47,11 @@ class Dataset:
     splits: dict[str, tuple[str, ...]]
     protocol: Literal["by_subject", "blocked_windows", "shuffled_windows"] = "by_subject"
     channels: dict[Modality, int] = field(default_factory=dict)  # where not the backbone's default
+    reader: str | None = None  # who reads it: a key of biox.data.READERS; null: its own name
+    # For your own recordings, and DREAMER's leads: channels by modality, as the files name them.
+    picks: dict[Modality, tuple[str, ...]] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()  # for your own recordings: the labels, in the order of indices
+    labels: Literal["valence", "arousal", "dominance"] | None = None  # for DREAMER
 
     def __post_init__(self):
         _check(self.seconds > 0, "seconds", "a length above 0", self.seconds)
@@ -58,6 +69,22 @@ class Dataset:
                     "each subject in one split, once",
                     f"{subject} again (also in {other})",
                 )
+        for modality, names in self.picks.items():
+            key, n = f"picks.{modality}", self.channels.get(modality, len(names))
+            _check(0 < len(set(names)) == len(names), key, "channels, each once", list(names))
+            _check(n == len(names), f"channels.{modality}", f"{len(names)} as in picks", n)
+        distinct = len(set(self.classes)) == len(self.classes) != 1
+        _check(distinct, "classes", "two or more different names", list(self.classes))
+
+    def n_channels(self, modality: str) -> int | None:
+        """Number of channels of a modality's windows; None: the backbone's default."""
+        picked = self.picks.get(modality)
+        return len(picked) if picked else self.channels.get(modality)
+
+    def reader_options(self) -> dict[str, Any]:
+        """What the reader is told besides a folder and a subject."""
+        given = {"channels": self.picks, "classes": self.classes, "target": self.labels}
+        return {name: value for name, value in given.items() if value}
 
 
 @dataclass(frozen=True)
@@ -172,12 +199,18 @@ class Settings:
         }
         for key, values in per_modality.items():
             _check(set(values) >= set(self.backbones), key, sorted(self.backbones), sorted(values))
+        for where in ("datasets", "real_datasets"):
+            for name, dataset in getattr(self, where).items():
+                _check_reader(f"{where}.{name}", dataset.reader or name, dataset)
         for name, direction in (self.directions | self.real_directions).items():
             where = "directions" if name in self.directions else "real_directions"
             key, known = f"{where}.{name}", sorted(self.datasets | self.real_datasets)
             _check(direction.dataset in known, f"{key}.dataset", known, direction.dataset)
             for modality in (direction.old, direction.new):
                 _check(modality in self.backbones, key, sorted(self.backbones), modality)
+                data = self.dataset(direction.dataset)
+                known = modality in data.picks or not data.classes
+                _check(known, key, f"modalities out of {sorted(data.picks)} (picks)", modality)
 
     def direction(self, name: str) -> Direction:
         """Look up a direction, simulated or real, by its name.
@@ -273,6 +306,19 @@ class _NoDuplicates(yaml.SafeLoader):
 def _check(good: bool, key: str, expected: object, found: object) -> None:
     if not good:
         raise ValueError(f"{key}: expected {expected}, found {found!r}")
+
+
+def _check_reader(key: str, reader: str, data: Dataset) -> None:
+    """Check that a dataset has what its reader needs, and nothing its reader does not know."""
+    keys = READER_KEYS.get(reader, {})
+    for name in ("picks", "classes", "labels"):
+        value = getattr(data, name)
+        expected = f"a value for the reader {reader}"
+        _check(bool(value) or not keys.get(name), f"{key}.{name}", expected, "none")
+        expected = f"none for the reader {reader}"
+        _check(not value or name in keys, f"{key}.{name}", expected, value)
+    own = reader != "recordings" or data.source == "original"
+    _check(own, f"{key}.source", "original for the reader recordings", data.source)
 
 
 def _positive(section: object, *names: str) -> None:

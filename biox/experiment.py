@@ -15,7 +15,7 @@ from tqdm import tqdm
 from biox.backbones import build
 from biox.backbones.base import Backbone, InputSpec
 from biox.config import Dataset, Direction, Pretrain, Settings
-from biox.data import READERS
+from biox.data import reader_named
 from biox.data.conditioning import condition
 from biox.data.corpus import corpus
 from biox.data.splits import blocked_split, check_classes, make_splits, read_windows, shuffle_split
@@ -73,7 +73,7 @@ def device_of(settings: Settings) -> str:
 def input_spec(settings: Settings, dataset: str, modality: str) -> InputSpec:
     """What the backbone of a modality expects of a dataset's windows."""
     choice, data = settings.backbones[modality], settings.dataset(dataset)
-    channels = data.channels.get(modality)
+    channels = data.n_channels(modality)
     return build(choice.name, choice.size, n_channels=channels, seconds=data.seconds).input_spec
 
 
@@ -81,20 +81,22 @@ def source_of(dataset: str, choice: Dataset) -> str:
     """Which recordings these are, in the words that tables and figures repeat."""
     if choice.source == "simulated":
         return "simulated"
-    return f"original {READERS[dataset].ABOUT.title}"
+    title = reader_named(choice.reader or dataset).ABOUT.title
+    return f"original {dataset if choice.classes else title}"  # own recordings have own classes
 
 
 def cut_dataset(
     dataset: str, choice: Dataset, folder: str, specs: Mapping[str, InputSpec]
 ) -> dict[str, Windows]:
     """Read, condition, cut and split one dataset as its settings say."""
-    reader, source = READERS[dataset], source_of(dataset, choice)
+    reader = reader_named(choice.reader or dataset)
     window = dict(
         specs=specs,
         seconds=choice.seconds,
         step=choice.step,
         per_window=choice.condition_per == "window",
-        source=source,
+        source=source_of(dataset, choice),
+        **choice.reader_options(),
     )
     if choice.protocol == "by_subject":
         return make_splits(reader, folder, splits=choice.splits, **window)

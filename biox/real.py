@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from biox.config import Settings, load_settings
-from biox.data import READERS
+from biox.data import reader_named
 from biox.experiment import PATHS
 from biox.files import project_root
 
@@ -71,9 +71,9 @@ def _results(settings: Settings) -> list[Path]:
 def _missing(settings: Settings, recordings: Path) -> list[str]:
     """One sentence for each dataset that is not there: what to download, from where."""
     sentences = []
-    for name in settings.real_datasets:
+    for name, choice in settings.real_datasets.items():
         try:
-            READERS[name].subjects(recordings / name)
+            reader_named(choice.reader or name).subjects(recordings / name)
         except (FileNotFoundError, ValueError) as error:
             sentences.append(str(error))
     return sentences

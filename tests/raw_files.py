@@ -9,6 +9,8 @@ import numpy as np
 from scipy.io import savemat
 
 from biox.backbones.base import InputSpec
+from biox.data.dreamer import EEG_CHANNELS as DREAMER_EEG
+from biox.data.raw_formats import dreamer_mat
 from biox.data.windows import Recording, Signal
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -84,6 +86,32 @@ def write_isruc(folder, subject="1", n=4, stages=None, **changed):
     stages = list(stages if stages is not None else [0, 5, 2, 0][:n]) + [0] * 30
     text.write_text("\r\n".join(map(str, stages)) + "\r\n\r\n")
     return mat, text
+
+
+def dreamer_person(seed=0, n_clips=3, seconds=20, **changed):
+    rng = np.random.default_rng(seed)
+    lengths = [seconds + 2 * clip for clip in range(n_clips)]
+    eeg = [4200 + 20 * rng.normal(size=(128 * n, 14)) for n in lengths]
+    ecg = [2000 + 300 * np.stack([heart(n, 256), -heart(n, 256)], axis=1) for n in lengths]
+    scores = np.resize([[2.0], [4.0], [3.0], [5.0]], (n_clips, 1))
+    person = {
+        "Age": "22",
+        "Gender": "male",
+        "EEG": {"baseline": [x[: 128 * 5] for x in eeg], "stimuli": eeg},
+        "ECG": {"baseline": [x[: 256 * 5] for x in ecg], "stimuli": ecg},
+        "ScoreValence": scores,
+        "ScoreArousal": 6 - scores,
+        "ScoreDominance": np.full((n_clips, 1), 1.0),
+    }
+    return {k: v for k, v in (person | changed).items() if v is not None}
+
+
+def write_dreamer(folder, people=None, eeg_rate=128, ecg_rate=256):
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "DREAMER.mat"
+    people = [dreamer_person()] if people is None else people
+    path.write_bytes(dreamer_mat(people, DREAMER_EEG, eeg_rate, ecg_rate))
+    return path
 
 
 def write_bidmc(folder, record="bidmc_01", patient="s00001", seconds=120, rates=None, pack=False):

@@ -67,6 +67,68 @@ def test_what_is_wrong_is_named(content, tmp_path, key, value, message):
     assert "\n" not in str(error.value)
 
 
+OWN = {
+    "source": "original", "folder": "x", "seconds": 10.0, "step": 5.0, "condition_per": "recording",
+    "reader": "recordings", "picks": {"ecg": ["II"], "ppg": ["PLETH"]}, "classes": ["calm", "busy"],
+    "splits": {"train": ["a"], "val": ["b"], "pair": ["c"], "test": ["d"]},
+}  # fmt: skip
+
+
+def with_own(content, **changed):
+    data = {k: v for k, v in (OWN | changed).items() if v is not None}
+    content["real_datasets"]["mine"] = data
+    content["real_directions"]["mine-ecg2ppg"] = {"dataset": "mine", "old": "ecg", "new": "ppg"}
+    return content
+
+
+def test_own_recordings_bring_channels_and_classes(content, tmp_path):
+    settings = load(with_own(content), tmp_path)
+    mine = settings.dataset("mine")
+    assert settings.modalities("mine") == ("ecg", "ppg")
+    assert mine.reader_options() == {
+        "channels": {"ecg": ("II",), "ppg": ("PLETH",)}, "classes": ("calm", "busy")
+    }  # fmt: skip
+    assert (mine.n_channels("ecg"), settings.dataset("eegmat").n_channels("eeg")) == (1, 12)
+    assert settings.dataset("wesad").reader_options() == {}
+    assert settings.dataset("wesad").n_channels("ecg") is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"picks": None}, r"mine.picks: expected a value for the reader recordings, found 'none'"),
+        ({"classes": None}, r"mine.classes: expected a value for the reader recordings"),
+        ({"classes": ["calm"]}, r"mine.classes: expected two or more different names, found \['ca"),
+        ({"classes": ["a", "a"]}, r"mine.classes: expected two or more different names"),
+        ({"classes": [False, True]}, r"mine.classes\[0\]: expected a text, found False"),
+        (
+            {"labels": "valence"},
+            r"mine.labels: expected none for the reader recordings",
+        ),
+        ({"labels": "joy"}, r"mine.labels: expected one of \['valence'.*found 'joy'"),
+        ({"source": "simulated"}, r"mine.source: expected original for the reader recordings"),
+        ({"reader": "bidmc"}, r"mine.picks: expected none for the reader bidmc, found {'ecg': "),
+        ({"reader": None}, r"mine.picks: expected none for the reader mine"),
+        ({"picks": {"ecg": ["II"]}}, r"ecg2ppg: expected modalities out of \['ecg'\] \(picks\)"),
+        ({"picks": {"ecg": []}}, r"mine.picks.ecg: expected channels, each once, found \[\]"),
+        ({"picks": {"ecg": ["a", "a"]}}, r"mine.picks.ecg: expected channels, each once"),
+        ({"channels": {"ecg": 2}}, r"mine.channels.ecg: expected 1 as in picks, found 2"),
+    ],
+)
+def test_what_a_reader_needs_is_checked(content, tmp_path, change, message):
+    with pytest.raises(ValueError, match=r"params.yaml: .*" + message) as error:
+        load(with_own(content, **change), tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_dreamer_takes_labels_and_leads(content, tmp_path):
+    plain = {"reader": "dreamer", "classes": None, "picks": None}
+    change = plain | {"labels": "arousal", "picks": {"ecg": ["ECG 1"]}}
+    mine = load(with_own(content, **change), tmp_path).dataset("mine")
+    assert mine.reader_options() == {"channels": {"ecg": ("ECG 1",)}, "target": "arousal"}
+    assert load(with_own(content, **plain), tmp_path).dataset("mine").reader_options() == {}
+
+
 def test_a_missing_key_is_named(content, tmp_path):
     del content["bridge"]["rank"]
     with pytest.raises(ValueError, match=r"bridge.rank: expected a value, found 'no such key'"):

@@ -8,6 +8,7 @@ import pytest
 from raw_files import (
     heart,
     write_bidmc,
+    write_dreamer,
     write_edf,
     write_eegmat,
     write_fog,
@@ -22,6 +23,7 @@ WRITERS = {
     "wesad": write_wesad,
     "fog": write_fog,
     "isruc": write_isruc,
+    "dreamer": write_dreamer,
     "bidmc": write_bidmc,
     "eegmat": write_eegmat,
 }

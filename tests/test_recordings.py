@@ -5,10 +5,15 @@ from types import MappingProxyType
 import numpy as np
 import pytest
 import wfdb
+import yaml
 from raw_files import heart, write_edf
 
+from biox import real
+from biox.config import load_settings
 from biox.data import recordings
 from biox.data.windows import UNLABELLED
+from biox.experiment import cut_dataset, input_spec, source_of
+from biox.files import project_root
 
 PICKS = MappingProxyType({"ecg": ["II"], "ppg": ["PLETH"]})
 TABLE = "file,subject,start_s,stop_s,label\n"
@@ -103,3 +108,72 @@ def test_recordings_names_missing_channels_and_columns(tmp_path):
     message = "labels.csv: expected columns .* found no start_s, stop_s, label in row 1, but file"
     with pytest.raises(ValueError, match=message):
         recordings.subjects(tmp_path)
+
+
+def own_settings(tmp_path, **changed):
+    """The project's settings with a data set of one's own, and that data set's choice."""
+    content = yaml.safe_load((project_root() / "params.yaml").read_text())
+    subjects = {"train": ["p1"], "val": ["p2"], "pair": ["p3"], "test": ["p10"]}
+    content["real_datasets"] = {
+        "mine": {
+            "source": "original",
+            "folder": "unused",
+            "seconds": 10.0,
+            "step": 5.0,
+            "condition_per": "recording",
+            "reader": "recordings",
+            "picks": {name: list(picks) for name, picks in PICKS.items()},
+            "classes": ["calm", "busy"],
+            "splits": subjects,
+        }
+        | changed
+    }
+    content["real_directions"] = {"mine-ecg2ppg": {"dataset": "mine", "old": "ecg", "new": "ppg"}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
+    settings = load_settings(tmp_path / "params.yaml")
+    return settings, settings.dataset("mine")
+
+
+def own_folder(folder, subjects=("p1", "p2", "p3", "p10")):
+    """An EDF file a subject: calm, a gap, busy."""
+    rows = []
+    for i, subject in enumerate(subjects):
+        wave = np.sin(np.arange(60 * 200) / 30) + 0.1 * np.random.default_rng(i).normal(size=12000)
+        channels = {"II": ("mV", heart(60, 200, seed=i)), "PLETH": ("%", wave)}
+        write_edf(folder / f"{subject}.edf", channels, rate=200)
+        rows += [f"{subject}.edf,{subject},0,25,calm", f"{subject}.edf,{subject},35,60,busy"]
+    (folder / "labels.csv").write_text(TABLE + "\n".join(rows) + "\n")
+
+
+def test_own_recordings_go_from_settings_to_windows(tmp_path):
+    own_folder(tmp_path / "mine")
+    settings, choice = own_settings(tmp_path)
+    specs = {name: input_spec(settings, "mine", name) for name in settings.modalities("mine")}
+    parts = cut_dataset("mine", choice, tmp_path / "mine", specs)
+    assert {name: set(part.subjects) for name, part in parts.items()} == {
+        name: set(names) for name, names in choice.splits.items()
+    }
+    for name, part in parts.items():
+        assert part.classes == ("calm", "busy")
+        assert part.source == source_of("mine", choice) == "original mine"
+        assert part.signals["ecg"].shape[1:] == (1, 1000)
+        assert part.signals["ppg"].shape[1:] == (1, 1250)
+        # purity 0.8: 8 of the 10 s must be calm (until 25 s) or busy (from 35 s)
+        labels = [0] * 4 + [-1] * 3 + [1] * 4
+        want = [k for k in labels if k >= 0 or name == "pair"]
+        assert part.labels.tolist() == want
+    write_edf(tmp_path / "mine" / "p3.edf", {"PLETH": ("%", np.ones(4000))}, rate=200)
+    with pytest.raises(ValueError, match="p3.edf: expected the channels \\['II'\\], found"):
+        cut_dataset("mine", choice, tmp_path / "mine", specs)
+
+
+def test_make_real_asks_for_the_folder_of_own_recordings(tmp_path):
+    settings, _ = own_settings(tmp_path)
+    (sentence,) = real._missing(settings, tmp_path)
+    assert sentence.startswith(f"{tmp_path / 'mine'}: expected labels.csv")
+    own_folder(tmp_path / "mine")
+    assert real._missing(settings, tmp_path) == []
+    settings, _ = own_settings(tmp_path, reader="recording", picks={}, classes=[])
+    (sentence,) = real._missing(settings, tmp_path)
+    assert sentence.startswith("reader: expected one of bidmc, ")
+    assert sentence.endswith("found 'recording'")

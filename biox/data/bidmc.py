@@ -23,7 +23,11 @@ ABOUT = Origin(
     citation="Pimentel MAF et al., Towards a robust estimation of respiratory rate from pulse "
     "oximeters, IEEE TBME 64(8):1914-1923, 2017, doi:10.1109/TBME.2016.2613124; "
     "dataset doi:10.13026/C2208R",
+    url="https://physionet.org/content/bidmc/1.0.0/",
 )
+PUBLISHED: tuple[str, ...] = ()
+"""Patients are named by their records; there is no list of them here."""
+
 CLASSES = ("HR <= 90", "HR > 90")
 THRESHOLD, MARGIN = 90.0, 2.0
 """Beats per minute; windows whose mean rate is closer to the threshold than the margin are left

@@ -25,6 +25,9 @@ Resampler = Callable[[np.ndarray, float, float], np.ndarray]
 VOLTS = {"V": 1.0, "mV": 1e-3, "uV/100": 1e-4, "uV": 1e-6, "µV": 1e-6, "nV": 1e-9}
 """Size in volts of the units a signal may come in."""
 
+MIN_SECONDS = 1.0
+"""Shortest signal to condition; the filters need a run-up (the ECG's 0.9 s)."""
+
 ECG_FILTER_RATE = 500.0
 """Rate in Hz at which the ECG is filtered."""
 
@@ -130,7 +133,8 @@ def condition(signal: Signal, spec: InputSpec, resampling: str = "linear") -> Si
     Raises
     ------
     ValueError
-        Unknown recipe, resampling or unit, wrong number of channels, or values not finite.
+        Unknown recipe, resampling or unit, wrong number of channels, a signal shorter than
+        `MIN_SECONDS`, or values not finite.
     """
     if spec.conditioning not in RECIPES:
         raise ValueError(
@@ -142,6 +146,10 @@ def condition(signal: Signal, spec: InputSpec, resampling: str = "linear") -> Si
         raise ValueError(
             f"{spec.modality}: expected {spec.channels} channels for {spec.conditioning}, "
             f"found {len(signal.channels)} ({', '.join(signal.channels)})"
+        )
+    if signal.seconds < MIN_SECONDS:
+        raise ValueError(
+            f"{spec.modality}: expected at least {MIN_SECONDS:g} s, found {signal.seconds:.3g} s"
         )
     broken = int((~np.isfinite(signal.values)).sum())
     if broken:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -57,25 +57,25 @@ def cut(
     Raises
     ------
     ValueError
-        A modality is missing or has the wrong channels, lengths differ by more than a second, the
-        recording is shorter than a window, or none of its windows is sound.
+        A modality is missing or cannot be conditioned (wrong channels, unknown unit), lengths
+        differ by more than a second, the recording is shorter than a window, or none of its windows
+        is sound. The message names recording and subject.
     """
-    signals = _aligned(recording, specs)
-    for modality, spec in specs.items():
-        if abs(spec.seconds - seconds) > 1e-6:
-            raise ValueError(
-                f"{modality}: expected windows of {spec.seconds:g} s for its backbone, "
-                f"found {seconds:g} s"
-            )
+    signals = aligned(recording, specs)
+    _check_specs(recording, signals, specs, seconds)
     starts = _sound(recording, signals, _grid(recording, signals, seconds, step), seconds)
     labels = np.array([recording.label(start, start + seconds) for start in starts], dtype=np.int64)
     if not keep_unlabelled:
         starts, labels = starts[labels != UNLABELLED], labels[labels != UNLABELLED]
     slicer = _slices_conditioned_alone if per_window else _slices_conditioned_whole
-    return Windows(
-        signals={
+    try:
+        cut_signals = {
             name: slicer(signals[name], spec, starts, resampling) for name, spec in specs.items()
-        },
+        }
+    except ValueError as error:
+        raise ValueError(f"{recording.name} of {recording.subject}: {error}") from None
+    return Windows(
+        signals=cut_signals,
         rates={name: spec.rate for name, spec in specs.items()},
         units={name: spec.unit for name, spec in specs.items()},
         channels={name: signals[name].channels for name in specs},
@@ -119,14 +119,21 @@ def concatenate(parts: Sequence[Windows]) -> Windows:
     )
 
 
-def _aligned(recording: Recording, specs: Mapping[str, InputSpec]) -> dict[str, Signal]:
-    """The modalities asked for, cut to the length that all of them cover."""
-    missing = sorted(set(specs) - set(recording.signals))
+def aligned(recording: Recording, modalities: Iterable[str]) -> dict[str, Signal]:
+    """The modalities asked for, cut to the length that all of them cover.
+
+    Raises
+    ------
+    ValueError
+        A modality is missing, or lengths differ by more than `MAX_MISMATCH`.
+    """
+    modalities = list(modalities)
+    missing = sorted(set(modalities) - set(recording.signals))
     if missing:
         raise ValueError(
             f"{recording.name}: expected modalities {missing}, found {sorted(recording.signals)}"
         )
-    signals = {name: recording.signals[name] for name in specs}
+    signals = {name: recording.signals[name] for name in modalities}
     lengths = {name: signal.seconds for name, signal in signals.items()}
     shortest, longest = min(lengths.values()), max(lengths.values())
     described = ", ".join(f"{name} {length:.2f} s" for name, length in lengths.items())
@@ -143,11 +150,31 @@ def _aligned(recording: Recording, specs: Mapping[str, InputSpec]) -> dict[str, 
     }
 
 
+def _check_specs(
+    recording: Recording,
+    signals: Mapping[str, Signal],
+    specs: Mapping[str, InputSpec],
+    seconds: float,
+) -> None:
+    """Refuse windows that a backbone does not take; say where a signal is slow for it."""
+    for modality, spec in specs.items():
+        if abs(spec.seconds - seconds) > 1e-6:
+            raise ValueError(
+                f"{modality}: expected windows of {spec.seconds:g} s for its backbone, "
+                f"found {seconds:g} s"
+            )
+        if signals[modality].rate < spec.rate / 2:
+            log.warning(
+                "%s: %s is sampled at %g Hz, less than half the %g Hz of its backbone",
+                recording.name, modality, signals[modality].rate, spec.rate,
+            )  # fmt: skip
+
+
 def _grid(
     recording: Recording, signals: Mapping[str, Signal], seconds: float, step: float
 ) -> np.ndarray:
     """Starts 0, step, 2 step, ... of all windows that fit, in seconds."""
-    if step <= 0:
+    if not 0 < step < np.inf:
         raise ValueError(f"step: expected a positive number of seconds, found {step}")
     duration = min(signal.seconds for signal in signals.values())
     n = int(np.floor((duration - seconds) / step + 1e-6)) + 1

@@ -19,7 +19,11 @@ ABOUT = Origin(
     licence="ODC-By 1.0",
     citation="Zyma I et al., Electroencephalograms during mental arithmetic task performance, "
     "Data 4(1):14, 2019, doi:10.3390/data4010014; dataset doi:10.13026/C2JQ1P",
+    url="https://physionet.org/content/eegmat/1.0.0/",
 )
+PUBLISHED = tuple(f"Subject{number:02d}" for number in range(36))
+"""The subjects that the data set has."""
+
 CLASSES = ("rest", "arithmetic")
 EEG_CHANNELS = ("Fp1", "Fp2", "F3", "F4", "C3", "C4", "T3", "T4", "P3", "P4", "O1", "O2")
 ECG_CHANNEL = "ECG ECG"

@@ -23,7 +23,11 @@ ABOUT = Origin(
     licence="CC BY 4.0",
     citation="Zhang W et al., Multimodal data for the detection of freezing of gait in Parkinson's "
     "disease, Scientific Data 9:606, 2022, doi:10.1038/s41597-022-01713-8",
+    url="https://doi.org/10.17632/r8gmbtv7w2.3",
 )
+PUBLISHED = tuple(f"{number:03d}" for number in range(1, 13))
+"""The patients that the data set has."""
+
 CLASSES = ("normal", "freezing")
 CODES = {0: 0, 1: 1}
 RATE = 500.0

@@ -23,7 +23,11 @@ ABOUT = Origin(
     citation="Khalighi S et al., ISRUC-Sleep: a comprehensive public dataset for sleep "
     "researchers, Computer Methods and Programs in Biomedicine 124:180-192, 2016, "
     "doi:10.1016/j.cmpb.2015.10.013",
+    url="https://sleeptight.isr.uc.pt",
 )
+PUBLISHED = tuple(str(number) for number in range(1, 101) if number != 40)
+"""The usable subjects: the released code's splits have 99 of the 100, and 40 is known to be odd."""
+
 CLASSES = ("wake", "sleep")
 STAGES = {0: 0, 1: 1, 2: 1, 3: 1, 5: 1}
 """Class index of a stage."""

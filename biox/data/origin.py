@@ -19,6 +19,8 @@ class Origin:
         The files a reader needs, by their published names.
     licence, citation : str
         As known to us; the source's own page decides.
+    url : str
+        Where to download it.
     """
 
     title: str
@@ -26,6 +28,7 @@ class Origin:
     files: str
     licence: str
     citation: str
+    url: str = ""
 
     def missing(self, folder: Path | str) -> FileNotFoundError:
         """The error of a reader whose files are not in `folder`: a sentence that tells what is."""

@@ -1,4 +1,4 @@
-"""Writers of three raw file formats: Python-2 pickle, MATLAB v5, headerless numeric text.
+"""Writers of raw file formats: Python-2 pickle, MATLAB v5, headerless numeric text.
 
 The simulator writes through these, so that the readers meet what the original downloads hold.
 Equal content gives equal bytes.
@@ -7,7 +7,7 @@ Equal content gives equal bytes.
 import io
 import pickle
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -74,13 +74,55 @@ def python2_pickle(content: Mapping | np.ndarray | str) -> bytes:
     return pickle.PROTO + b"\x02" + opcodes(content) + pickle.STOP
 
 
-def mat_v5(variables: Mapping[str, np.ndarray]) -> bytes:
+def mat_v5(variables: Mapping[str, np.ndarray | Mapping]) -> bytes:
     """A compressed MATLAB v5 file without the time stamp that scipy puts into its header."""
     buffer = io.BytesIO()
     savemat(buffer, dict(variables), do_compression=True)
     buffer.seek(0)
     buffer.write(MAT_HEADER.ljust(116))  # the first 116 bytes are free text
     return buffer.getvalue()
+
+
+def mat_cell(items: Sequence, row: bool = False) -> np.ndarray:
+    """A MATLAB cell array for `mat_v5`: a column, or a row; the items may be structs (mappings)."""
+    cell = np.empty(len(items), dtype=object)
+    cell[:] = [dict(item) if isinstance(item, Mapping) else item for item in items]
+    return cell[None] if row else cell[:, None]
+
+
+def dreamer_mat(
+    people: Sequence[Mapping], electrodes: Sequence[str], eeg_rate: float, ecg_rate: float
+) -> bytes:
+    """``DREAMER.mat`` as its authors nest it.
+
+    Parameters
+    ----------
+    people : sequence of mapping
+        ``EEG`` and ``ECG``, each a mapping of ``baseline`` and ``stimuli`` to one array
+        [samples, channels] for each clip; any further key (``ScoreValence``: one number a clip)
+        is written as it is.
+    electrodes : sequence of str
+    eeg_rate, ecg_rate : float
+        Hz.
+    """
+    nested = [
+        {
+            key: {part: mat_cell(clips) for part, clips in value.items()}
+            if isinstance(value, Mapping)
+            else value
+            for key, value in person.items()
+        }
+        for person in people
+    ]
+    content = {
+        "Data": mat_cell(nested, row=True),
+        "EEG_SamplingRate": eeg_rate,
+        "ECG_SamplingRate": ecg_rate,
+        "EEG_Electrodes": mat_cell(electrodes, row=True),
+        "noOfSubjects": len(people),
+        "noOfVideoSequences": len(people[0]["EEG"]["stimuli"]) if people else 0,
+    }
+    return mat_v5({"DREAMER": content})
 
 
 def number_table(values: np.ndarray, decimals: np.ndarray) -> bytes:

@@ -10,9 +10,18 @@ stop_s    end of the segment
 label     one of the classes, or empty for a stretch without a label
 ========  ======================================================================
 
-A file appears once for each labelled segment; time that no segment covers is unlabelled. Which
-channels make up which modality is an argument, for example
-``{"ecg": ["II"], "ppg": ["PLETH"]}``.
+A file appears once for each labelled segment; time that no segment covers is unlabelled. Channels
+of one EDF file that differ in rate come at the highest of their rates (MNE resamples them).
+
+In params.yaml, under ``real_datasets``, beside the keys that every dataset has::
+
+    mine:
+      source: original
+      reader: recordings
+      picks: {ecg: [II], ppg: [PLETH]}  # channels of each modality, as the files name them
+      classes: [rest, task]  # their order numbers them
+
+Directions of ``mine`` then go under ``real_directions``, and ``make real`` looks for its folder.
 """
 
 import warnings
@@ -35,6 +44,7 @@ ABOUT = Origin(
     licence="your own",
     citation="none",
 )
+PUBLISHED: tuple[str, ...] = ()
 CLASSES: tuple[str, ...] = ()
 """Given by the caller."""
 

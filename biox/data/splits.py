@@ -63,8 +63,9 @@ def read_windows(
 ) -> Windows:
     """Read subjects one after the other and cut them; only windows stay in memory.
 
-    `options` go to the reader's `read`: ``source``, and for `biox.data.recordings` also
-    ``channels`` and ``classes``. The other parameters are those of `biox.data.cutting.cut`.
+    `options` go to the reader's `read`: ``source``, for `biox.data.recordings` also ``channels``
+    and ``classes``, for `biox.data.dreamer` ``channels`` and ``target``. The other
+    parameters are those of `biox.data.cutting.cut`.
 
     Raises
     ------

@@ -22,7 +22,11 @@ ABOUT = Origin(
     licence="non-commercial research use",
     citation="Schmidt P et al., Introducing WESAD, a multimodal dataset for wearable stress and "
     "affect detection, ICMI 2018, doi:10.1145/3242969.3242985",
+    url="https://archive.ics.uci.edu/dataset/465",
 )
+PUBLISHED = tuple(f"S{number}" for number in range(2, 18) if number != 12)
+"""The subjects that the data set has."""
+
 CLASSES = ("baseline", "stress", "amusement")
 CODES = {1: 0, 2: 1, 3: 2}
 """Class index of a code of the label track; 0 transient, 4 meditation and 5-7 have no class."""

@@ -47,6 +47,10 @@ class Signal:
                 f"a signal needs [channels, samples] and a name for each channel, "
                 f"found shape {self.values.shape} and names {self.channels}"
             )
+        if self.values.dtype.kind not in "fiu":
+            raise ValueError(f"a signal needs real numbers, found {self.values.dtype}")
+        if not 0 < self.rate < np.inf:
+            raise ValueError(f"a signal needs a rate in Hz above 0, found {self.rate}")
 
     @property
     def seconds(self) -> float:
