@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
+from biox.activations import flattened_states, layer_input
 from biox.backbones import build
 from biox.backbones.base import Backbone, InputSpec
 from biox.config import Dataset, Direction, Pretrain, Settings
@@ -26,6 +27,10 @@ from biox.teacher import load_head
 
 PUBLISHED_FRACTIONS = {"train": 33, "val": 11, "pair": 33, "test": 22}
 """FOG's split of shuffled windows (make_FOG.py of the released code)."""
+
+N_FLATTENED = 512
+"""Paired windows, evenly spread, on which CKA compares flattened tokens: the rest would cost only
+memory."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,7 @@ def cut_dataset(
         seconds=choice.seconds,
         step=choice.step,
         per_window=choice.condition_per == "window",
+        resampling=choice.resampling,
         source=source,
     )
     if choice.protocol == "by_subject":
@@ -154,6 +160,38 @@ def teacher_of(settings: Settings, name: str, windows: Windows) -> tuple[Backbon
             seconds=backbone.input_spec.seconds,
         )
     return backbone.eval().requires_grad_(False), load_head(PATHS.teacher(name))
+
+
+def flattened_pair(settings: Settings, name: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Flattened tokens on *pair*: every new layer's output, every old layer's input.
+
+    For `biox.positions.select_positions`; on at most `N_FLATTENED` windows.
+    """
+    d = settings.direction(name)
+    windows = Windows.load(PATHS.windows(d.dataset, "pair"), [d.old, d.new])
+    windows = windows.select(_spread(len(windows), N_FLATTENED))
+    old, _ = teacher_of(settings, name, windows)
+    new = frozen_backbone(settings, windows, d.new)
+    states = {
+        m: flattened_states(model, torch.from_numpy(windows.signals[m]))
+        for m, model in ((d.new, new), (d.old, old))
+    }
+    return states[d.new][1:], states[d.old][:-1]
+
+
+def _spread(n: int, at_most: int) -> np.ndarray:
+    return np.linspace(0, n - 1, min(n, at_most)).round().astype(int)
+
+
+def targets_at(settings: Settings, name: str, l: int) -> dict[str, Tensor]:
+    """Input of old layer l on *pair* and *val*: what bridges learn with ``align: input``."""
+    d = settings.direction(name)
+    targets = {}
+    for split in ("pair", "val"):
+        windows = Windows.load(PATHS.windows(d.dataset, split), [d.old])
+        old, _ = teacher_of(settings, name, windows)
+        targets[split] = layer_input(old, torch.from_numpy(windows.signals[d.old]), l)
+    return targets
 
 
 def models_of(settings: Settings, direction: Direction) -> str:
