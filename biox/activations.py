@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from biox.backbones.base import Backbone
+from biox.cka import few_features
 from biox.data.windows import Windows
 from biox.files import written_whole
 
@@ -175,6 +176,35 @@ def compute_activations(
         classes=windows.classes,
         source=windows.source,
     )
+
+
+@torch.no_grad()
+def layer_input(backbone: Backbone, x: Tensor, l: int, batch: int = 32) -> Tensor:
+    """All tokens at the input of layer l (h_l): [n, channels, samples] -> [n, N_l, d_l]."""
+    backbone.eval()
+    device = next(backbone.parameters()).device
+    parts = x.split(batch)
+    return torch.cat([backbone.run(backbone.stem(p.to(device)), 0, l).cpu() for p in parts])
+
+
+@torch.no_grad()
+def flattened_states(backbone: Backbone, x: Tensor, batch: int = 32) -> list[np.ndarray]:
+    """Every hidden state with its tokens flattened, as `biox.cka.few_features` [n, <= n].
+
+    Goes layer by layer, so that one state of all windows is in memory, not all of them.
+
+    Returns
+    -------
+    list of L + 1 arrays
+        The stem's output, then each layer's.
+    """
+    h = layer_input(backbone, x, 0, batch)
+    device = next(backbone.parameters()).device
+    states = [few_features(h.flatten(1).numpy())]
+    for i in range(backbone.n_layers):
+        h = torch.cat([backbone.layer(i, part.to(device)).cpu() for part in h.split(batch)])
+        states.append(few_features(h.flatten(1).numpy()))
+    return states
 
 
 def _thinned(tokens: Tensor, generator: torch.Generator) -> Tensor:

@@ -30,6 +30,10 @@ class PrototypeBridge(nn.Module):
         r.
     n_prototypes : int
         N_p.
+    reshaped : bool
+        True: what the released code does where LaBraM is the old model. It takes the bridge's
+        [d_l, N_l] of a window for [N_l, d_l] without transposing, so that a token mixes rows of
+        other tokens and is no combination of prototypes (`layout: released` in params.yaml).
 
     Attributes
     ----------
@@ -42,7 +46,13 @@ class PrototypeBridge(nn.Module):
     """
 
     def __init__(
-        self, in_features: int, out_features: int, n_tokens: int, rank: int, n_prototypes: int
+        self,
+        in_features: int,
+        out_features: int,
+        n_tokens: int,
+        rank: int,
+        n_prototypes: int,
+        reshaped: bool = False,
     ):
         super().__init__()
         sizes = dict(
@@ -55,7 +65,7 @@ class PrototypeBridge(nn.Module):
         for name, size in sizes.items():
             if size < 1:
                 raise ValueError(f"PrototypeBridge: expected {name} >= 1, found {size}")
-        self.n_tokens, self.n_prototypes = n_tokens, n_prototypes
+        self.n_tokens, self.n_prototypes, self.reshaped = n_tokens, n_prototypes, reshaped
         self.A = nn.Parameter(torch.empty(rank, in_features))
         self.B = nn.Parameter(torch.zeros(n_prototypes * n_tokens, rank))
         self.prototypes = nn.Parameter(torch.randn(out_features, n_prototypes))
@@ -65,7 +75,8 @@ class PrototypeBridge(nn.Module):
         """Map pooled features [batch, d_m] to tokens [batch, N_l, d_l]."""
         weights = pooled @ self.A.T @ self.B.T  # [batch, N_p * N_l]
         weights = weights.view(len(pooled), self.n_prototypes, self.n_tokens)
-        return weights.transpose(1, 2) @ self.prototypes.T
+        tokens = weights.transpose(1, 2) @ self.prototypes.T
+        return tokens.transpose(1, 2).reshape(tokens.shape) if self.reshaped else tokens
 
     @torch.no_grad()
     def set_prototypes(self, tokens: Tensor, generator: torch.Generator | None = None) -> None:
@@ -158,6 +169,7 @@ class BridgedModel(nn.Module):
         with written_whole(folder / "bridge.safetensors") as part:
             save_file(weights, part)
         place = {"m": self.m, "l": self.l, "n_parameters": self.bridge.n_parameters}
+        place |= {"reshaped": self.bridge.reshaped}
         write_json(folder / "bridge.json", place)
 
     @classmethod
@@ -181,7 +193,7 @@ class BridgedModel(nn.Module):
             weights = load_file(path)
             (rank, d_m), (d_l, n_p) = weights["A"].shape, weights["prototypes"].shape
             n_l = len(weights["B"]) // n_p
-            m, l = place["m"], place["l"]
+            m, l, reshaped = place["m"], place["l"], place.get("reshaped", False)
         except (SafetensorError, KeyError, ValueError) as error:
             raise ValueError(
                 f"{path}: expected a bridge (A, B, prototypes; m and l beside it), "
@@ -193,6 +205,6 @@ class BridgedModel(nn.Module):
                 f"{path}: expected (d_m, N_l, d_l) = {expected} for these backbones, "
                 f"found {(d_m, n_l, d_l)}"
             )
-        bridge = PrototypeBridge(d_m, d_l, n_l, rank, n_p)
+        bridge = PrototypeBridge(d_m, d_l, n_l, rank, n_p, reshaped)
         bridge.load_state_dict(weights)
         return cls(new, old, bridge, head, m, l)

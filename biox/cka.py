@@ -6,8 +6,8 @@ import numpy as np
 def linear_cka(X: np.ndarray, Y: np.ndarray, debiased: bool = False) -> float:
     """Linear CKA of two representations of the same windows.
 
-    Works in feature space: memory grows with d_x d_y, never with n^2, and both estimators equal
-    their n x n Gram-matrix forms.
+    Works in feature space or, where features are many, with n x n Gram matrices, whichever is
+    smaller; the value is the same.
 
     Parameters
     ----------
@@ -57,8 +57,34 @@ def _checked(X: np.ndarray, name: str) -> np.ndarray:
     return X
 
 
+def few_features(X: np.ndarray) -> np.ndarray:
+    """Stand-in of at most n features [n, <= n] for very wide ones [n, d], such as flattened tokens.
+
+    Differences between windows keep their inner products, and CKA depends on nothing else.
+
+    Raises
+    ------
+    ValueError
+        Not [n, features], or values that are not finite.
+    """
+    X = np.asarray(X)
+    if X.ndim != 2 or not np.isfinite(X).all():
+        raise ValueError(f"few_features: expected finite [n, features], found shape {X.shape}")
+    if X.shape[1] <= len(X):
+        return X
+    gram = np.zeros((len(X), len(X)))
+    for start in range(0, X.shape[1], 4096):  # never all of a wide layer in double precision
+        part = X[:, start : start + 4096].astype(np.float64)
+        part -= part.mean(axis=0)
+        gram += part @ part.T
+    values, vectors = np.linalg.eigh(gram)
+    return vectors * np.sqrt(values.clip(min=0))
+
+
 def _biased_hsic(X: np.ndarray, Y: np.ndarray) -> float:
-    """Squared Frobenius norm of the cross-product of centred features: tr(K L)."""
+    """tr(K L) of centred features: squared Frobenius norm of their cross-product."""
+    if X.shape[1] * Y.shape[1] > len(X) ** 2:
+        return np.sum((X @ X.T) * (Y @ Y.T))
     return np.sum((X.T @ Y) ** 2)
 
 
@@ -70,5 +96,5 @@ def _unbiased_hsic(X: np.ndarray, Y: np.ndarray) -> float:
     """
     n = len(X)
     k, l = np.sum(X * X, axis=1), np.sum(Y * Y, axis=1)
-    trace = np.sum((X.T @ Y) ** 2) - np.sum(k * l)
+    trace = _biased_hsic(X, Y) - np.sum(k * l)
     return trace + k.sum() * l.sum() / ((n - 1) * (n - 2)) - 2 * np.sum(k * l) / (n - 2)

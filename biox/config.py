@@ -52,6 +52,7 @@ class Dataset:
     picks: dict[Modality, tuple[str, ...]] = field(default_factory=dict)
     classes: tuple[str, ...] = ()  # for your own recordings: the labels, in the order of indices
     labels: Literal["valence", "arousal", "dominance"] | None = None  # for DREAMER
+    resampling: Literal["linear", "polyphase"] = "linear"
 
     def __post_init__(self):
         _check(self.seconds > 0, "seconds", "a length above 0", self.seconds)
@@ -149,6 +150,7 @@ class Positions:
     cka: Literal["debiased", "biased"]
     probe: Literal["by_subject", "as_published"]
     n_folds: int
+    features: Literal["pooled", "flattened"] = "pooled"  # what CKA compares
 
     def __post_init__(self):
         _check(self.n_folds >= 2, "n_folds", "at least 2", self.n_folds)
@@ -164,9 +166,13 @@ class Bridge:
     lr: float
     epochs: int
     batch: int
+    layout: Literal["tokens", "released"] = "tokens"  # of what is written into LaBraM
+    loss: Literal["cosine", "mae", "infonce"] = "cosine"
+    align: Literal["last", "input"] = "last"  # layer whose representations the loss compares
+    temperature: float = 0.1  # of infonce alone
 
     def __post_init__(self):
-        _positive(self, "rank", "n_prototypes", "lr", "epochs", "batch")
+        _positive(self, "rank", "n_prototypes", "lr", "epochs", "batch", "temperature")
 
 
 @dataclass(frozen=True)

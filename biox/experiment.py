@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
+from biox.activations import flattened_states, layer_input
 from biox.backbones import build
 from biox.backbones.base import Backbone, InputSpec
 from biox.config import Dataset, Direction, Pretrain, Settings
@@ -26,6 +27,10 @@ from biox.teacher import load_head
 
 PUBLISHED_FRACTIONS = {"train": 33, "val": 11, "pair": 33, "test": 22}
 """FOG's split of shuffled windows (make_FOG.py of the released code)."""
+
+N_FLATTENED = 512
+"""Paired windows, evenly spread, on which CKA compares flattened tokens: the rest would cost only
+memory."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,7 @@ def cut_dataset(
         seconds=choice.seconds,
         step=choice.step,
         per_window=choice.condition_per == "window",
+        resampling=choice.resampling,
         source=source_of(dataset, choice),
         **choice.reader_options(),
     )
@@ -128,13 +134,15 @@ def pretraining_corpora(
     return backbone, corpora
 
 
-def frozen_backbone(settings: Settings, windows: Windows, modality: str) -> Backbone:
-    """Build a modality's backbone for these windows, with the weights the settings name."""
+def frozen_backbone(
+    settings: Settings, windows: Windows, modality: str, checkpoint: Path | None = None
+) -> Backbone:
+    """Build a modality's backbone for these windows; its weights: given, or as the settings say."""
     choice = settings.backbones[modality]
     backbone = build(
         choice.name,
         choice.size,
-        checkpoint=choice.checkpoint,
+        checkpoint=checkpoint or choice.checkpoint,
         n_channels=windows.signals[modality].shape[1],
         seconds=windows.seconds(modality),
     )
@@ -143,19 +151,41 @@ def frozen_backbone(settings: Settings, windows: Windows, modality: str) -> Back
 
 def teacher_of(settings: Settings, name: str, windows: Windows) -> tuple[Backbone, nn.Linear]:
     """Load a direction's teacher: the old backbone, fine-tuned where it was, and its head."""
-    old = settings.direction(name).old
-    backbone = frozen_backbone(settings, windows, old)
-    tuned = PATHS.teacher(name) / "backbone.safetensors"
-    if settings.teacher.train[old] == "all":
-        choice = settings.backbones[old]
-        backbone = build(
-            choice.name,
-            choice.size,
-            checkpoint=tuned,
-            n_channels=backbone.input_spec.channels,
-            seconds=backbone.input_spec.seconds,
-        )
-    return backbone.eval().requires_grad_(False), load_head(PATHS.teacher(name))
+    old, folder = settings.direction(name).old, PATHS.teacher(name)
+    tuned = folder / "backbone.safetensors" if settings.teacher.train[old] == "all" else None
+    return frozen_backbone(settings, windows, old, tuned), load_head(folder)
+
+
+def flattened_pair(settings: Settings, name: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Flattened tokens on *pair*: every new layer's output, every old layer's input.
+
+    For `biox.positions.select_positions`; on at most `N_FLATTENED` windows.
+    """
+    d = settings.direction(name)
+    windows = Windows.load(PATHS.windows(d.dataset, "pair"), [d.old, d.new])
+    windows = windows.select(_spread(len(windows), N_FLATTENED))
+    old, _ = teacher_of(settings, name, windows)
+    new = frozen_backbone(settings, windows, d.new)
+    states = {
+        m: flattened_states(model, torch.from_numpy(windows.signals[m]))
+        for m, model in ((d.new, new), (d.old, old))
+    }
+    return states[d.new][1:], states[d.old][:-1]
+
+
+def _spread(n: int, at_most: int) -> np.ndarray:
+    return np.linspace(0, n - 1, min(n, at_most)).round().astype(int)
+
+
+def targets_at(settings: Settings, name: str, l: int) -> dict[str, Tensor]:
+    """Input of old layer l on *pair* and *val*: what bridges learn with ``align: input``."""
+    d = settings.direction(name)
+    targets = {}
+    for split in ("pair", "val"):
+        windows = Windows.load(PATHS.windows(d.dataset, split), [d.old])
+        old, _ = teacher_of(settings, name, windows)
+        targets[split] = layer_input(old, torch.from_numpy(windows.signals[d.old]), l)
+    return targets
 
 
 def models_of(settings: Settings, direction: Direction) -> str:

@@ -45,6 +45,7 @@ def select_positions(
     subjects: np.ndarray | None = None,
     cka: str = "debiased",
     n_folds: int = 5,
+    flattened: tuple[Sequence[np.ndarray], Sequence[np.ndarray]] | None = None,
 ) -> Selection:
     """Choose m and l from pooled activations of the paired windows; no label is read.
 
@@ -62,6 +63,10 @@ def select_positions(
         Which estimate decides; both are returned.
     n_folds : int
         Folds of the probe.
+    flattened : (sequence of M arrays, sequence of L arrays), optional
+        Output of every new and input of every old layer with all tokens flattened, on the same or
+        on fewer windows (`biox.activations.flattened_states`): CKA compares these, as the paper's
+        text says. Absent: CKA compares pooled features, as the released code does.
 
     Returns
     -------
@@ -78,8 +83,9 @@ def select_positions(
         for features in tqdm(new_outputs, desc="probing new layers", disable=None)
     ]
     m = int(np.argmax(probe))
-    debiased = [linear_cka(new_outputs[m], features, debiased=True) for features in old_inputs]
-    biased = [linear_cka(new_outputs[m], features) for features in old_inputs]
+    outputs, inputs = flattened or (new_outputs, old_inputs)
+    debiased = [linear_cka(outputs[m], features, debiased=True) for features in inputs]
+    biased = [linear_cka(outputs[m], features) for features in inputs]
     deciding = np.array(debiased if cka == "debiased" else biased)
     if np.isnan(deciding).all():
         raise ValueError(

@@ -4,19 +4,20 @@ A step is bridge forward, tail forward, tail backward: the new model's layers up
 model's own last layer are read from the cache, never computed again.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import trange
 
 from biox.activations import Activations
 from biox.backbones.base import Backbone
+from biox.backbones.labram import LaBraM
 from biox.bridge import BridgedModel, PrototypeBridge
 from biox.config import Bridge
+from biox.losses import EQUATION_7, Objective
 
 
 @dataclass(frozen=True)
@@ -27,23 +28,24 @@ class Pairs:
     ----------
     pooled : Tensor, [n, d_m]
         Pooled output of the new model's layer m on the new modality.
-    last : Tensor, [n, N_L, d_L]
-        Last layer of the old model on the old modality (h_L), the target.
+    target : Tensor, [n, N_L, d_L]
+        Last layer of the old model on the old modality (h_L), or with ``align: input`` the input
+        of its layer l [n, N_l, d_l].
     """
 
     pooled: Tensor
-    last: Tensor
+    target: Tensor
 
     def __post_init__(self):
-        if len(self.pooled) != len(self.last) or len(self.pooled) == 0:
+        if len(self.pooled) != len(self.target) or len(self.pooled) == 0:
             raise ValueError(
                 f"pairs: expected as many pooled features as targets, and some, "
-                f"found {len(self.pooled)} and {len(self.last)}"
+                f"found {len(self.pooled)} and {len(self.target)}"
             )
 
     def to(self, device: torch.device | str) -> "Pairs":
         """Copy to a device."""
-        return Pairs(self.pooled.to(device), self.last.to(device))
+        return Pairs(self.pooled.to(device), self.target.to(device))
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,6 @@ class Fit:
     best_epoch: int
 
 
-def cosine_loss(bridged: Tensor, target: Tensor) -> Tensor:
-    """``1 - cos`` between flattened last layers [batch, N_L, d_L], mean over the batch (eq. 7)."""
-    return 1 - F.cosine_similarity(bridged.flatten(1), target.flatten(1)).mean()
-
-
 def initial_bridge(
     in_features: int,
     token_shape: tuple[int, int],
@@ -76,6 +73,7 @@ def initial_bridge(
     n_prototypes: int,
     seed: int,
     tokens: Tensor | None = None,
+    reshaped: bool = False,
 ) -> PrototypeBridge:
     """Make an untrained bridge; its seed alone decides A and the prototypes.
 
@@ -90,11 +88,14 @@ def initial_bridge(
     tokens : Tensor, [any, d_l], optional
         Tokens of the old model at the input of layer l; prototypes are drawn from them (the
         paper's text). Absent: standard normal prototypes (the released code).
+    reshaped : bool
+        See `PrototypeBridge`.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         n_tokens, out_features = token_shape
-        bridge = PrototypeBridge(in_features, out_features, n_tokens, rank, n_prototypes)
+        sizes = (in_features, out_features, n_tokens, rank, n_prototypes)
+        bridge = PrototypeBridge(*sizes, reshaped)
         if tokens is not None:
             bridge.set_prototypes(tokens)
     return bridge
@@ -108,6 +109,8 @@ def fit_bridge(
     epochs: int,
     batch: int = 16,
     seed: int = 0,
+    objective: Objective = EQUATION_7,
+    watch: Callable[[int, BridgedModel], None] | None = None,
 ) -> Fit:
     """Train ``model.bridge`` in place with Adam; keep the epoch with the lowest loss on val.
 
@@ -122,6 +125,10 @@ def fit_bridge(
     epochs, batch : int
     seed : int
         Decides the order of the windows.
+    objective : Objective
+        By default equation 7.
+    watch : callable, optional
+        Told the epoch and the model after each epoch; decides nothing.
 
     Raises
     ------
@@ -130,19 +137,19 @@ def fit_bridge(
     """
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(model.bridge.parameters(), lr=lr)
-    train_loss, val_loss = [mean_loss(model, pair)], [mean_loss(model, val)]
+    train_loss, val_loss = [mean_loss(model, pair, objective)], [mean_loss(model, val, objective)]
     best_epoch, best_weights = 0, None
     for epoch in trange(1, epochs + 1, desc=f"bridge, seed {seed}", disable=None):
         total = 0.0
         try:
             for rows in torch.randperm(len(pair.pooled), generator=generator).split(batch):
-                loss = cosine_loss(model.last_layer(pair.pooled[rows]), pair.last[rows])
+                loss = objective(model, pair.pooled[rows], pair.target[rows])
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
                 total += loss.item() * len(rows)
             train_loss.append(total / len(pair.pooled))
-            val_loss.append(mean_loss(model, val))
+            val_loss.append(mean_loss(model, val, objective))
         except FloatingPointError as error:  # of a layer of the tail
             raise FloatingPointError(
                 f"bridge: {error}, in epoch {epoch} at learning rate {lr}"
@@ -152,6 +159,8 @@ def fit_bridge(
                 f"bridge: expected a finite loss, found {train_loss[-1]} on pair and "
                 f"{val_loss[-1]} on val in epoch {epoch} at learning rate {lr}"
             )
+        if watch is not None:
+            watch(epoch, model)
         if best_weights is None or val_loss[-1] < val_loss[best_epoch]:
             best_epoch = epoch
             best_weights = {k: v.clone() for k, v in model.bridge.state_dict().items()}
@@ -191,6 +200,7 @@ def train_seeds(
     settings: Bridge,
     seeds: Sequence[int],
     device: str = "cpu",
+    targets: Mapping[str, Tensor] | None = None,
 ) -> list[SeedResult]:
     """Train one bridge a seed on cached *pair* activations and ask each about *test*.
 
@@ -200,8 +210,24 @@ def train_seeds(
         Activations of ``pair``, ``val`` and ``test``. Labels are not read.
     m, l : int
         Positions.
+    targets : mapping, optional
+        Needed with ``align: input``: input of old layer l [n, N_l, d_l] on ``pair`` and ``val``
+        (`biox.activations.layer_input`).
+
+    Raises
+    ------
+    ValueError
+        The settings say ``align: input`` and there are no targets.
     """
-    pairs = {s: Pairs(a.new[m], a.last).to(device) for s, a in cached.items()}
+    objective = Objective.of(settings)
+    targets = (targets or {}) if objective.align == "input" else {}
+    if objective.align == "input" and not {"pair", "val"} <= set(targets):
+        raise ValueError(
+            f"train_seeds: expected targets of pair and val for align: input, "
+            f"found {sorted(targets)}"
+        )
+    pairs = {s: Pairs(a.new[m], targets.get(s, a.last)).to(device) for s, a in cached.items()}
+    reshaped = settings.layout == "released" and isinstance(old, LaBraM)
     results = []
     for seed in seeds:
         bridge = initial_bridge(
@@ -211,6 +237,7 @@ def train_seeds(
             settings.n_prototypes,
             seed,
             tokens=cached["pair"].tokens[l] if settings.prototypes == "tokens" else None,
+            reshaped=reshaped,
         )
         model = BridgedModel(new, old, bridge, head, m, l).to(device)
         fit = fit_bridge(
@@ -221,6 +248,7 @@ def train_seeds(
             settings.epochs,
             settings.batch,
             seed,
+            objective,
         )
         probabilities = predict(model, pairs["test"].pooled).cpu().numpy()
         cosine = 1 - mean_loss(model, pairs["test"])
@@ -229,11 +257,13 @@ def train_seeds(
 
 
 @torch.no_grad()
-def mean_loss(model: BridgedModel, pairs: Pairs, batch: int = 64) -> float:
-    """Mean cosine loss over all pairs."""
+def mean_loss(
+    model: BridgedModel, pairs: Pairs, objective: Objective = EQUATION_7, batch: int = 64
+) -> float:
+    """Mean loss over all pairs, by default of equation 7."""
     losses = [
-        cosine_loss(model.last_layer(x), y).item() * len(x)
-        for x, y in zip(pairs.pooled.split(batch), pairs.last.split(batch), strict=True)
+        objective(model, x, y).item() * len(x)
+        for x, y in zip(pairs.pooled.split(batch), pairs.target.split(batch), strict=True)
     ]
     return sum(losses) / len(pairs.pooled)
 

@@ -8,7 +8,7 @@ from fill import windows as golden_input
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from biox.cka import linear_cka
+from biox.cka import few_features, linear_cka
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "cka.npz")
 COLUMNS = [str(name) for name in GOLDEN["columns"]]
@@ -87,3 +87,21 @@ def test_only_the_debiased_value_is_near_zero_for_independent_features():
 def test_refuses_what_has_no_cka(x, y, message):
     with pytest.raises(ValueError, match=message):
         linear_cka(x, y)
+
+
+@pytest.mark.parametrize("debiased", [False, True])
+def test_few_features_stand_for_very_many(debiased):
+    """CKA of 30 windows with 5000 features each, against the direct computation."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(30, 5000)) + 2
+    y = np.hstack([x[:, :40] + rng.normal(size=(30, 40)), rng.normal(size=(30, 200))])
+    few = few_features(x.astype(np.float32))
+    assert few.shape == (30, 30) and few_features(y[:, :7]).shape == (30, 7)
+    centred_x, centred_y = x - x.mean(0), y - y.mean(0)
+    if debiased:
+        direct = gram_debiased(centred_x, centred_y)
+    else:
+        norms = [np.linalg.norm(c.T @ c) for c in (centred_x, centred_y)]
+        direct = np.linalg.norm(centred_x.T @ centred_y) ** 2 / np.prod(norms)
+    assert linear_cka(few, few_features(y), debiased) == pytest.approx(direct, abs=1e-5)
+    assert linear_cka(x, y, debiased) == pytest.approx(direct, abs=1e-8)

@@ -18,7 +18,8 @@ from raw_files import (
 )
 from test_recordings import own_folder, own_settings
 
-from biox import __main__, check
+from biox import __main__
+from biox.commands.data import paper_settings
 from biox.data import READERS
 from biox.data.check import DAMAGED, MISSING, OK
 from biox.data.check import check as check_data
@@ -153,4 +154,4 @@ def test_a_check_survives_any_failure_of_a_reader(tmp_path, monkeypatch):
     monkeypatch.setattr(READERS["wesad"], "read_pickle", lambda path: 1 / 0)
     (found,) = check_data(READERS["wesad"], tmp_path, ["S2"]).subjects
     assert (found.status, found.sentence) == (DAMAGED, "ZeroDivisionError: division by zero")
-    assert check.paper_settings("eegmat") is None
+    assert paper_settings("eegmat") is None

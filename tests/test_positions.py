@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from fill import windows as golden_input
 
+from biox.cka import linear_cka
 from biox.positions import select_positions
 from biox.probe import probe_score
 
@@ -75,6 +76,23 @@ def test_folds_by_subject_see_through_subject_identity():
 def test_one_pseudo_class_is_an_error_that_says_so():
     with pytest.raises(ValueError, match="the teacher answers the same for every window"):
         probe_score(np.random.default_rng(0).normal(size=(30, 3)), np.zeros(30, int))
+
+
+def test_flattened_features_decide_where_they_are_given():
+    """Token averages of the first old layer match; all tokens, flattened, do in the second only."""
+    rng = np.random.default_rng(0)
+    new = rng.normal(size=(80, 5, 6))  # windows, tokens, features
+    noise = 3 * rng.normal(size=new.shape)
+    first = new.mean(1, keepdims=True) + noise - noise.mean(1, keepdims=True)
+    second = new - new.mean(1, keepdims=True) + rng.normal(size=(80, 1, 6))
+    labels = (new.mean(1)[:, 0] > 0).astype(int)
+    pooled = [h.mean(1) for h in (new, first, second)]
+    flat = [h.reshape(80, -1) for h in (new, first, second)]
+    assert select_positions(pooled[:1], pooled[1:], labels).l == 0
+    found = select_positions(pooled[:1], pooled[1:], labels, flattened=(flat[:1], flat[1:]))
+    assert found.l == 1
+    assert found.cka[1] == pytest.approx(linear_cka(flat[0], flat[2], debiased=True))
+    assert found.cka_biased[0] == pytest.approx(linear_cka(flat[0], flat[1]))
 
 
 def test_unknown_cka_is_refused():

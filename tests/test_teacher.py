@@ -103,7 +103,14 @@ def test_pretraining_learns_what_windows_show_and_not_what_they_do_not():
         torch.manual_seed(0)
         backbone = build("papagei", "tiny", seconds=8)
         done = pretrain(
-            backbone, corpora, epochs=10, batch=16, lr=3e-3, mask=0.3, reconstruction=0.3, seed=0
+            backbone,
+            corpora,
+            epochs=10,
+            batch=16,
+            lr=3e-3,
+            mask=0.3,
+            reconstruction=0.3,
+            seed=0,
         )
         return done, backbone
 
@@ -112,3 +119,10 @@ def test_pretraining_learns_what_windows_show_and_not_what_they_do_not():
     assert result.r2[0] > 0.6 and result.r2[1] < 0.3
     assert result.losses[-1][1] < result.losses[0][1]
     assert not any(p.requires_grad for p in backbone.parameters())
+
+
+def test_the_penalty_is_chosen_for_a_single_subject_too():
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1], 20)
+    features = torch.from_numpy(rng.normal(size=(40, 3)) + 2 * y[:, None]).float()
+    assert choose_penalty(features, y, np.full(40, "008")) in PENALTIES

@@ -5,11 +5,18 @@ import pytest
 import torch
 from torch import nn
 
-from biox.activations import Activations, compute_activations
+from biox.activations import (
+    Activations,
+    compute_activations,
+    flattened_states,
+    layer_input,
+)
 from biox.backbones import build
 from biox.bridge import BridgedModel
+from biox.cka import linear_cka
 from biox.data.windows import Windows
-from biox.training import Pairs, cosine_loss, fit_bridge, initial_bridge, mean_loss, predict
+from biox.losses import cosine_loss
+from biox.training import Pairs, fit_bridge, initial_bridge, mean_loss, predict
 
 
 def toy_windows(n=24, seed=0):
@@ -64,6 +71,20 @@ def test_cache_holds_what_the_models_compute(models, cached):
     rows = {tuple(r) for r in states[1].flatten(0, 1).numpy().round(3).tolist()}
     kept = {tuple(r) for r in cached.tokens[1].numpy().round(3).tolist()}
     assert len(kept & rows) > 0.9 * len(kept)  # rounding may split a few
+
+
+def test_layer_inputs_and_flattened_states_are_those_of_the_models(models):
+    old = models[1]
+    x = torch.from_numpy(toy_windows().signals["ecg"])
+    with torch.no_grad():
+        states = old.hidden_states(x)
+    torch.testing.assert_close(layer_input(old, x, 2, batch=7), states[2], rtol=1e-4, atol=1e-5)
+    flat = flattened_states(old, x, batch=7)
+    assert [h.shape for h in flat] == [(24, 24)] * len(states)  # far fewer than tokens x features
+    for debiased in (False, True):
+        whole = [h.flatten(1).double().numpy() for h in (states[1], states[4])]
+        expected = linear_cka(*whole, debiased)
+        assert linear_cka(flat[1], flat[4], debiased) == pytest.approx(expected, abs=1e-4)
 
 
 def test_cache_survives_the_disk(cached, tmp_path):
@@ -133,6 +154,16 @@ def test_loss_falls_and_the_best_epoch_is_kept(models, cached):
     assert fit.train_loss[-1] < 0.7 * fit.train_loss[0]
     assert fit.best_epoch == 1 + int(np.argmin(fit.val_loss[1:]))
     assert mean_loss(model, pairs) == pytest.approx(fit.val_loss[fit.best_epoch], rel=1e-5)
+
+
+def test_a_watcher_sees_every_epoch_and_changes_nothing(models, cached):
+    pairs, seen = Pairs(cached.new[5], cached.last), []
+    fits = []
+    for watch in (None, lambda epoch, model: seen.append((epoch, mean_loss(model, pairs)))):
+        model = make_model(models, cached)
+        fits.append(fit_bridge(model, pairs, pairs, 1e-2, epochs=3, batch=8, watch=watch))
+    assert fits[0] == fits[1]
+    assert seen == [(i, pytest.approx(fits[1].val_loss[i])) for i in (1, 2, 3)]
 
 
 def test_seed_decides_everything(models, cached):

@@ -108,13 +108,15 @@ def plot_pretraining(losses: Sequence[tuple[float, float]]) -> Figure:
     return figure
 
 
-def plot_training(curves: pd.DataFrame) -> Figure:
-    """Draw the cosine loss at the last layer by epoch and seed, the kept epoch marked.
+def plot_training(curves: pd.DataFrame, loss: str = "1 - cosine at layer L") -> Figure:
+    """Draw the loss by epoch and seed, the kept epoch marked.
 
     Parameters
     ----------
     curves : DataFrame
         Columns ``seed epoch train val best``.
+    loss : str
+        Which loss it is, for the axis.
     """
     figure, axis = plt.subplots(figsize=(5.5, 2.8))
     palette = sns.color_palette("colorblind")
@@ -124,7 +126,7 @@ def plot_training(curves: pd.DataFrame) -> Figure:
         axis.plot(part["epoch"], part["val"], lw=1, ls="--", **shades, label=f"val, seed {seed}")
         kept = part[part["epoch"] == part["best"]]
         axis.plot(kept["epoch"], kept["val"], "*", ms=11, **shades)
-    axis.set(xlabel="epoch", ylabel="1 - cosine at layer L", yscale="log")
+    axis.set(xlabel="epoch", ylabel=loss, yscale="log")
     axis.legend(frameon=False, ncols=2, fontsize="x-small")
     return figure
 
