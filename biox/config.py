@@ -115,6 +115,7 @@ class Pretrain:
     lr: dict[Modality, float]
     mask: float  # share of tokens hidden for masked reconstruction
     reconstruction: dict[Modality, float]  # weight of that loss
+    common: dict[Modality, float]  # weight of keeping small what all windows have in common
     weights: dict[Modality, dict[str, float]]  # of the simulator's parameters; 1 if not named
     seed: int
 
@@ -126,6 +127,8 @@ class Pretrain:
         for modality, lengths in self.seconds.items():
             good = len(lengths) > 0 and min(lengths) > 0
             _check(good, f"seconds.{modality}", "lengths above 0", list(lengths))
+        for modality, weight in self.common.items():
+            _check(weight >= 0, f"common.{modality}", "a weight of at least 0", weight)
         _check(0 <= self.mask < 1, "mask", "a share in [0, 1)", self.mask)
 
 
@@ -200,6 +203,7 @@ class Settings:
             "pretrain.epochs": self.pretrain.epochs,
             "pretrain.lr": self.pretrain.lr,
             "pretrain.reconstruction": self.pretrain.reconstruction,
+            "pretrain.common": self.pretrain.common,
             "pretrain.weights": self.pretrain.weights,
             "teacher.train": self.teacher.train,
         }

@@ -2,6 +2,7 @@
 
 Two tasks at once: predict what the simulator knows (heart rate, band powers, burst rate, ...) from
 every token of the last layer, and fill in hidden tokens. Task labels and states are no part of it.
+A third term can keep small what the last layer says of every window alike.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,14 +31,22 @@ class PretrainResult:
 
     Attributes
     ----------
-    losses : list of (float, float)
-        Mean parameter loss and mean reconstruction loss of each epoch.
+    losses : list of (float, float, float)
+        Means over each epoch: parameter loss, reconstruction loss, `common_energy`.
     r2 : Tensor, [k]
         Share of variance explained, on held-out windows, of each parameter.
     """
 
-    losses: list[tuple[float, float]]
+    losses: list[tuple[float, float, float]]
     r2: Tensor
+
+
+def common_energy(h: Tensor) -> Tensor:
+    """Share of the energy of h [batch, tokens, features] that lies in its mean: 0 to 1.
+
+    What all windows have in common is nothing to a linear head, but makes all cosines alike.
+    """
+    return h.mean(dim=(0, 1)).square().mean() / h.square().mean()
 
 
 class Pretext(nn.Module):
@@ -62,10 +71,10 @@ class Pretext(nn.Module):
         """Standardised simulator parameters [batch, k] of unmasked windows."""
         return self.regression(self.backbone.pool(self._reading(x)(x)))
 
-    def losses(self, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Parameter loss, and reconstruction loss on the hidden tokens of half of the windows.
+    def losses(self, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Parameter loss, reconstruction loss, and `common_energy` of the last layer.
 
-        The other half is seen whole, as it will be later.
+        Tokens are hidden in half of the windows; the other half is seen whole, as later.
         """
         h0 = self._reading(x).stem(x)
         hidden = torch.rand(h0.shape[:2], device=h0.device) < self.mask
@@ -78,11 +87,12 @@ class Pretext(nn.Module):
         goal = targets[:, None].expand_as(said)
         errors = F.smooth_l1_loss(said, goal, reduction="none")
         known = (errors.mean(dim=(0, 1)) * self.weights).sum()
+        common = common_energy(last)
         if last.shape[1] != h0.shape[1]:  # convolutional models shorten time
             last = F.interpolate(last.transpose(1, 2), size=h0.shape[1]).transpose(1, 2)
         goal = F.layer_norm(h0.detach(), h0.shape[-1:])
         error = (self.decoder(last) - goal).square().mean(-1)
-        return known, (error * hidden).sum() / hidden.sum().clamp_min(1)
+        return known, (error * hidden).sum() / hidden.sum().clamp_min(1), common
 
 
 def pretrain(
@@ -93,6 +103,7 @@ def pretrain(
     lr: float,
     mask: float,
     reconstruction: float,
+    common: float,
     seed: int,
     weights: Mapping[str, float] | None = None,
     device: str = "cpu",
@@ -110,8 +121,8 @@ def pretrain(
         Peak learning rate of AdamW (one-cycle schedule).
     mask : float
         Share of stem tokens hidden.
-    reconstruction : float
-        Weight of the reconstruction loss; that of the parameter loss is 1.
+    reconstruction, common : float
+        Weights of the reconstruction loss and of `common_energy`; that of the parameter loss is 1.
     seed : int
     weights : mapping of str to float, optional
         Weight of a parameter among the others, by name; 1 where not named.
@@ -138,7 +149,7 @@ def pretrain(
             for corpus, h in zip(corpora, held, strict=True)
             for rows in _batches(len(corpus.x) - h, batch)
         ]
-        totals = torch.zeros(2)
+        totals = torch.zeros(3)
         for i in torch.randperm(len(steps)).tolist():
             corpus, rows = steps[i]
             x, targets = corpus.x[rows].to(device), corpus.targets[rows].to(device)
@@ -149,7 +160,7 @@ def pretrain(
                     f"and {losses[1].item()} (hidden tokens) at learning rate {lr}"
                 )
             optimizer.zero_grad(set_to_none=True)
-            (losses[0] + reconstruction * losses[1]).backward()
+            (losses[0] + reconstruction * losses[1] + common * losses[2]).backward()
             nn.utils.clip_grad_norm_(pretext.parameters(), 1.0)
             optimizer.step()
             schedule.step()

@@ -1,7 +1,7 @@
 """The teacher: a backbone of the old modality with one linear head (section 4 of the paper).
 
-The head reads the mean over tokens of the last layer. For LaBraM and HuBERT-ECG only the head
-learns; PaPaGei and NormWear are fine-tuned, as in the released code.
+The head reads the mean over tokens of the last layer. In the released code only the head learns for
+LaBraM and HuBERT-ECG, and everything for PaPaGei and NormWear; here ``teacher.train`` says which.
 """
 
 import copy
@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
-from sklearn.model_selection import GroupKFold, cross_val_predict
+from sklearn.model_selection import GroupKFold, StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
@@ -93,9 +93,10 @@ def choose_penalty(features: Tensor, y: np.ndarray, subjects: np.ndarray) -> flo
     """Choose the head's C by balanced accuracy on left-out subjects; ties go to the stronger.
 
     A few validation subjects are too few to choose by, so every subject of train and val is left
-    out once (in at most eight groups).
+    out once (in at most eight groups). Of a single subject, fifths of each class are left out.
     """
-    folds = GroupKFold(min(8, len(np.unique(subjects))))
+    n_subjects = len(np.unique(subjects))
+    folds = GroupKFold(min(8, n_subjects)) if n_subjects > 1 else StratifiedKFold(5)
     scores = []
     for penalty in PENALTIES:
         regression = LogisticRegression(C=penalty, class_weight="balanced", max_iter=5000)
@@ -120,22 +121,27 @@ def teach(
 ) -> tuple[nn.Linear, list[float]]:
     """Fit the head and, if the settings say so for this modality, fine-tune everything.
 
+    The head alone has nothing left to select once its penalty is chosen, so it learns from train
+    and val. Fine-tuning learns from train, and val picks the epoch.
+
     Returns
     -------
     nn.Linear
         The head; `backbone` is trained in place.
     list of float
-        Balanced accuracy on val, of the head alone and after each epoch of fine-tuning.
+        Of fine-tuning: balanced accuracy on val before it and after each epoch; else empty.
     """
     features = [pooled_last(backbone.to(device), part.x) for part in (train, val)]
-    both = [np.concatenate([getattr(p, name) for p in (train, val)]) for name in ("y", "subjects")]
-    penalty = choose_penalty(torch.cat(features), *both)
-    head = fit_head(features[0], train.y, n_classes, penalty)
+    both = torch.cat(features)
+    y, subjects = (
+        np.concatenate([getattr(p, name) for p in (train, val)]) for name in ("y", "subjects")
+    )
+    penalty = choose_penalty(both, y, subjects)
     if settings.train[backbone.input_spec.modality] == "all":
+        head = fit_head(features[0], train.y, n_classes, penalty)
         return head, fine_tune(backbone, head, train, val, settings, device)
     backbone.to("cpu")
-    with torch.no_grad():
-        return head, [balanced_accuracy_score(val.y, head(features[1]).argmax(1).numpy())]
+    return fit_head(both, y, n_classes, penalty), []
 
 
 def fine_tune(

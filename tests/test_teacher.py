@@ -8,7 +8,7 @@ from sklearn.preprocessing import StandardScaler
 
 from biox.backbones import build
 from biox.config import Teacher
-from biox.pretraining import KnownWindows, pretrain
+from biox.pretraining import KnownWindows, common_energy, pretrain
 from biox.teacher import (
     PENALTIES,
     Labelled,
@@ -99,7 +99,7 @@ def test_pretraining_learns_what_windows_show_and_not_what_they_do_not():
             KnownWindows(torch.from_numpy(x[:, None]).float(), torch.from_numpy(targets).float())
         )
 
-    def run():
+    def run(common):
         torch.manual_seed(0)
         backbone = build("papagei", "tiny", seconds=8)
         done = pretrain(
@@ -110,14 +110,17 @@ def test_pretraining_learns_what_windows_show_and_not_what_they_do_not():
             lr=3e-3,
             mask=0.3,
             reconstruction=0.3,
+            common=common,
             seed=0,
         )
         return done, backbone
 
-    (result, backbone), (again, _) = run(), run()
+    (result, backbone), (again, _) = run(0.3), run(0.3)
     assert result.losses == again.losses
     assert result.r2[0] > 0.6 and result.r2[1] < 0.3
     assert result.losses[-1][1] < result.losses[0][1]
+    without, _ = run(0.0)
+    assert result.losses[-1][2] < 0.5 * without.losses[-1][2]
     assert not any(p.requires_grad for p in backbone.parameters())
 
 
@@ -126,3 +129,13 @@ def test_the_penalty_is_chosen_for_a_single_subject_too():
     y = np.repeat([0, 1], 20)
     features = torch.from_numpy(rng.normal(size=(40, 3)) + 2 * y[:, None]).float()
     assert choose_penalty(features, y, np.full(40, "008")) in PENALTIES
+
+
+def test_common_energy_is_that_of_the_mean():
+    rng = torch.Generator().manual_seed(0)
+    apart = torch.randn(50, 6, 4, generator=rng)
+    apart -= apart.mean(dim=(0, 1))
+    common = torch.tensor([3.0, 0.0, -1.0, 2.0])
+    assert common_energy(apart).item() == pytest.approx(0, abs=1e-6)
+    expected = (common**2).mean() / ((common**2).mean() + (apart**2).mean())
+    assert common_energy(apart + common).item() == pytest.approx(expected.item(), rel=1e-5)

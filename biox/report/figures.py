@@ -95,12 +95,12 @@ def plot_positions(selection: dict, new: str, old: str) -> Figure:
     return figure
 
 
-def plot_pretraining(losses: Sequence[tuple[float, float]]) -> Figure:
-    """Draw both pretext losses by epoch."""
+def plot_pretraining(losses: Sequence[tuple[float, float, float]]) -> Figure:
+    """Draw the pretext losses by epoch."""
     figure, axis = plt.subplots(figsize=(5, 2.4))
     epochs = np.arange(1, len(losses) + 1)
     for label, values in zip(
-        ("simulator's parameters", "hidden tokens"), np.array(losses).T, strict=True
+        ("simulator's parameters", "hidden tokens", "in common"), np.array(losses).T, strict=True
     ):
         axis.plot(epochs, values, "o-", ms=3, label=label)
     axis.set(xlabel="epoch", ylabel="loss on training windows", ylim=(0, None))
