@@ -29,9 +29,15 @@ class Direction:
     dataset: str
     old: Modality
     new: Modality
+    m: int | None = None  # new layer to read after; null: chosen by probing
+    l: int | None = None  # old layer to write before; null: chosen by CKA
+    bridge: dict[str, Any] = field(default_factory=dict)  # put over the section `bridge`
 
     def __post_init__(self):
         _check(self.old != self.new, "new", "a modality other than old", self.new)
+        for name in ("m", "l"):
+            value = getattr(self, name)
+            _check(value is None or value >= 0, name, "a layer, counted from 0", value)
 
 
 @dataclass(frozen=True)
@@ -215,6 +221,10 @@ class Settings:
         for name, direction in (self.directions | self.real_directions).items():
             where = "directions" if name in self.directions else "real_directions"
             key, known = f"{where}.{name}", sorted(self.datasets | self.real_datasets)
+            try:
+                self._merged("bridge", direction.bridge)
+            except ValueError as error:
+                raise ValueError(f"{key}.{error}") from None
             _check(direction.dataset in known, f"{key}.dataset", known, direction.dataset)
             for modality in (direction.old, direction.new):
                 _check(modality in self.backbones, key, sorted(self.backbones), modality)
@@ -233,6 +243,17 @@ class Settings:
         known = self.directions | self.real_directions
         _check(name in known, "direction", f"one of {sorted(known)}", name)
         return known[name]
+
+    def for_direction(self, name: str) -> "Settings":
+        """Put a direction's own values of the bridge over those that hold for all.
+
+        Raises
+        ------
+        ValueError
+            There is no such direction, or it has a value that the section refuses.
+        """
+        own = self.direction(name).bridge
+        return self.override("bridge", own) if own else self
 
     def collection(self, name: str) -> dict[str, Direction]:
         """Return the directions of a table: ``directions`` or ``real_directions``.
@@ -271,9 +292,12 @@ class Settings:
 
     def override(self, section: str, values: dict[str, Any]) -> "Settings":
         """Replace fields of one section, with the same checks as params.yaml gets."""
+        return replace(self, **{section: self._merged(section, values)})
+
+    def _merged(self, section: str, values: dict[str, Any]) -> Any:
         current = getattr(self, section)
         merged = {f.name: getattr(current, f.name) for f in fields(current)} | values
-        return replace(self, **{section: _build(type(current), merged, section)})
+        return _build(type(current), merged, section)
 
 
 def load_settings(path: Path | str = "params.yaml") -> Settings:
@@ -340,6 +364,8 @@ def _positive(section: object, *names: str) -> None:
 def _build(kind: Any, value: Any, key: str) -> Any:
     """Turn plain YAML `value` into `kind`, or say which key is wrong."""
     origin, args = get_origin(kind), get_args(kind)
+    if kind is Any:  # checked where it is put to use
+        return value
     if is_dataclass(kind):
         return _build_section(kind, value, key)
     if origin in (types.UnionType, typing.Union):  # only `X | None` is used

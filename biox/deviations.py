@@ -53,6 +53,7 @@ class Case:
     @classmethod
     def load(cls, settings: Settings, name: str) -> "Case":
         """Read what the pipeline left for a direction."""
+        settings = settings.for_direction(name)
         d, place = settings.direction(name), read_json(PATHS.positions(name))
         splits = ("pair", "val", "test")
         cached = {split: Activations.load(PATHS.activations(name, split)) for split in splits}

@@ -94,6 +94,8 @@ def begin(notebook: str, namespace: Mapping[str, Any], section: str | None = Non
             )
         _check_type(notebook, name, value, declared[name])
     settings = load_settings()
+    if "direction" in given:
+        settings = settings.for_direction(given["direction"])
     overridden = {}
     if section is not None:
         known = {f.name for f in fields(getattr(settings, section))}

@@ -45,6 +45,8 @@ def select_positions(
     subjects: np.ndarray | None = None,
     cka: str = "debiased",
     n_folds: int = 5,
+    m: int | None = None,
+    l: int | None = None,
     flattened: tuple[Sequence[np.ndarray], Sequence[np.ndarray]] | None = None,
 ) -> Selection:
     """Choose m and l from pooled activations of the paired windows; no label is read.
@@ -63,6 +65,8 @@ def select_positions(
         Which estimate decides; both are returned.
     n_folds : int
         Folds of the probe.
+    m, l : int, optional
+        Positions that are given: they are taken, and the scores are computed all the same.
     flattened : (sequence of M arrays, sequence of L arrays), optional
         Output of every new and input of every old layer with all tokens flattened, on the same or
         on fewer windows (`biox.activations.flattened_states`): CKA compares these, as the paper's
@@ -78,11 +82,16 @@ def select_positions(
     """
     if cka not in ("debiased", "biased"):
         raise ValueError(f"select_positions: expected cka 'debiased' or 'biased', found {cka!r}")
+    for name, given, layers in (("m", m, new_outputs), ("l", l, old_inputs)):
+        if given is not None and not 0 <= given < len(layers):
+            raise ValueError(
+                f"select_positions: expected {name} out of 0..{len(layers) - 1}, found {given}"
+            )
     probe = [
         probe_score(features, pseudo_labels, subjects, n_folds)
         for features in tqdm(new_outputs, desc="probing new layers", disable=None)
     ]
-    m = int(np.argmax(probe))
+    m = int(np.argmax(probe)) if m is None else m
     outputs, inputs = flattened or (new_outputs, old_inputs)
     debiased = [linear_cka(outputs[m], features, debiased=True) for features in inputs]
     biased = [linear_cka(outputs[m], features) for features in inputs]
@@ -92,4 +101,5 @@ def select_positions(
             f"select_positions: expected a defined CKA for some old layer, found none: "
             f"{len(pseudo_labels)} windows are too few for features this wide"
         )
-    return Selection(m, int(np.nanargmax(deciding)), tuple(probe), tuple(debiased), tuple(biased))
+    l = int(np.nanargmax(deciding)) if l is None else l
+    return Selection(m, l, tuple(probe), tuple(debiased), tuple(biased))

@@ -339,3 +339,24 @@ def test_match_needs_no_memory():
 def test_own_files_round_trip_with_their_window():
     save(tiny("labram", seconds=3), "ours.safetensors")
     same(output(build("labram", "tiny", checkpoint="ours.safetensors")), output(tiny("labram")))
+
+
+@pytest.mark.parametrize(("size", "norm_first"), [("base", True), ("base_postnorm", False)])
+def test_the_configuration_in_ecg_fms_file_decides_its_norm_order(size, norm_first):
+    with torch.device("meta"):
+        models = {name: build("ecg_fm", name) for name in ("base", "base_postnorm")}
+    other = next(name for name in models if name != size)
+    weights = models["base_postnorm"].state_dict().items()
+    state = {key: SafeTensor(tuple(v.shape), v.dtype, v.clone) for key, v in weights}
+    content = {"model": state, "cfg": {"model": {"layer_norm_first": norm_first}}}
+    file = WeightFile(pathlib.Path("ecg_fm.pt"), "torch zip", content)
+    assert not match_weights(file, models[size]).problems
+    problem = ("cfg.model.layer_norm_first", str(not norm_first), str(norm_first))
+    assert match_weights(file, models[other]).problems == [problem]
+    assert [fit[:2] for fit in recognise(file)] == [("ecg_fm", size)]
+
+
+def test_weights_that_are_not_finite_are_refused():
+    _, path = authors_file("papagei", change=lambda v: v * float("nan") if v.ndim == 3 else v)
+    with pytest.raises(ValueError, match=r"conv.weight: expected finite weights, found NaN"):
+        build("papagei", "tiny", checkpoint=path)

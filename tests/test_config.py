@@ -55,6 +55,26 @@ def put(content, key, value):
         ("pretrain.lr.ecg", 0, r"pretrain.lr.ecg: expected a number above 0, found 0"),
         ("seeds", [0, 0], r"seeds: expected distinct numbers"),
         ("seeds", 3, r"seeds: expected a list, found 3"),
+        (
+            "directions.fog-emg2eeg.bridge",
+            {"rnak": 4},
+            r"directions.fog-emg2eeg.bridge.rnak: .*unknown key",
+        ),
+        (
+            "directions.fog-emg2eeg.bridge",
+            {"lr": "1e-4"},
+            r"directions.fog-emg2eeg.bridge.lr: expected a num",
+        ),
+        (
+            "directions.fog-emg2eeg.bridge",
+            3,
+            r"directions.fog-emg2eeg.bridge: expected names with values",
+        ),
+        (
+            "directions.fog-emg2eeg.m",
+            -1,
+            r"directions.fog-emg2eeg.m: expected a layer, counted from 0",
+        ),
         ("directions.fog-emg2eeg.dataset", "fgo", r"directions.fog-emg2eeg.dataset: expected"),
         ("directions.fog-emg2eeg.new", "emg", r"directions.fog-emg2eeg.new: expected a modality"),
         ("datasets.wesad.source", "orginal", r"datasets.wesad.source: expected one of"),

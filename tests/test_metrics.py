@@ -91,3 +91,7 @@ def test_reported_numbers_cover_six_directions():
     assert table["direction"].nunique() == 6
     bridge = table[table["method"] == "BioX-Bridge"].set_index("direction")
     assert bridge.loc["wesad-ppg2ecg", "balanced_accuracy reported"] == 52.02
+
+
+def test_one_subject_gives_no_interval():
+    assert np.isnan(subject_interval([frame([0, 1, 1], [0, 1, 0])])).all()

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from papermill.execute import execute_notebook
 from raw_files import golden, noise, samples, write_fog, write_isruc, write_wesad
 from test_conditioning import isruc_ecg, wesad_signals
 
@@ -18,9 +17,8 @@ from biox.data.windows import UNLABELLED
 from biox.experiment import input_spec
 
 ROOT = Path(__file__).parent.parent
-FRAGMENTS = ROOT / "biox/data/paper_settings"
 GOLDEN = Path(__file__).parent / "golden"
-DIRECTIONS = sorted(path.stem.removeprefix("bridge-") for path in FRAGMENTS.glob("bridge-*.yaml"))
+DIRECTIONS = sorted(load_settings(ROOT / "params.yaml").directions)
 
 
 def merged(base, over):
@@ -60,30 +58,28 @@ def test_fragments_are_valid_and_have_the_published_counts(name, counts, tmp_pat
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_bridges_have_the_released_values_and_papermill_takes_them(
-    direction, tmp_path, monkeypatch
-):
-    monkeypatch.chdir(ROOT)
-    path = FRAGMENTS / f"bridge-{direction}.yaml"
-    given = yaml.safe_load(path.read_text())
+def test_bridges_have_the_released_values(direction, tmp_path):
+    settings = paper(direction.split("-")[0], tmp_path)
+    bridge, own = settings.for_direction(direction).bridge, settings.direction(direction)
     with np.load(GOLDEN / f"bridge_{direction.replace('-', '_')}.npz") as want:
-        assert given["rank"] == want["rank"] and given["n_prototypes"] == want["n_prototypes"]
-        assert given["lr"] == pytest.approx(float(want["lr"]))
-        assert f"{int(want['n_parameters']):,} parameters" in path.read_text()
-    prepared = execute_notebook(
-        ROOT / "notebooks/bridge.ipynb", tmp_path / "out.ipynb", given, prepare_only=True
-    )
-    (cell,) = [c for c in prepared.cells if "injected-parameters" in c.metadata.get("tags", [])]
-    namespace = {}
-    exec(cell.source, namespace)  # our own file, as the kernel would run it
-    run = notebook.begin("bridge", namespace, section="bridge")
-    bridge = run.settings.bridge
-    assert (bridge.rank, bridge.lr) == (given["rank"], given["lr"]) and len(run.settings.seeds) == 5
-    assert (direction in run.settings.directions) and namespace["direction"] == direction
+        assert bridge.rank == want["rank"] and bridge.n_prototypes == want["n_prototypes"]
+        assert bridge.lr == pytest.approx(float(want["lr"]))
+        parameters = f"{int(want['n_parameters']):,} parameters"
+    assert parameters in paper_settings(own.dataset)
+    assert own.m is not None and own.l is not None and bridge.batch == 16
+    other = next(name for name in settings.directions if name.split("-")[0] != own.dataset)
+    assert settings.for_direction(other).bridge == settings.bridge
 
 
-def test_there_is_a_file_for_every_direction_of_the_paper():
-    assert DIRECTIONS == sorted(load_settings(ROOT / "params.yaml").directions)
+def test_a_parameter_on_the_command_line_wins_over_the_directions_own(tmp_path, monkeypatch):
+    paper("wesad", tmp_path)
+    for name in ("dvc.yaml", "notebooks"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    given = {"direction": "wesad-ppg2ecg", "rank": None, "lr": 0.5}
+    run = notebook.begin("bridge", given, section="bridge")
+    assert (run.settings.bridge.rank, run.settings.bridge.lr) == (32, 0.5)
+    assert run.name_of("x") == "x-lr0.5"  # the direction's own values are its settings
 
 
 # Raw files -> reader -> the paper's settings -> the windows of the released code

@@ -98,3 +98,15 @@ def test_flattened_features_decide_where_they_are_given():
 def test_unknown_cka_is_refused():
     with pytest.raises(ValueError, match="'debiased' or 'biased', found 'cosine'"):
         select_positions([], [], np.zeros(3), cka="cosine")
+
+
+def test_given_positions_are_taken_and_scored_all_the_same():
+    rng = np.random.default_rng(0)
+    new, old = ([rng.normal(size=(40, 5)) for _ in range(3)] for _ in range(2))
+    labels = np.arange(40) % 2
+    free = select_positions(new, old, labels)
+    given = select_positions(new, old, labels, m=2, l=0)
+    assert (given.m, given.l) == (2, 0) and given.probe == free.probe
+    assert given.cka[1] == pytest.approx(linear_cka(new[2], old[1], debiased=True))
+    with pytest.raises(ValueError, match=r"expected l out of 0..2, found 3"):
+        select_positions(new, old, labels, l=3)

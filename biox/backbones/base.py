@@ -98,6 +98,10 @@ class Backbone(nn.Module):
         """Make a file's table [1, rows, features] one of this model's number of rows."""
         raise TypeError(f"{type(self).__name__} resizes no {key}")
 
+    def contradictions(self, content: object) -> list[tuple[str, str, str]]:
+        """What a file states about its model that is not so here: (key, expected, found)."""
+        return []
+
     def stem(self, x: Tensor) -> Tensor:
         """Embed windows [batch, channels, samples] as tokens h0 [batch, tokens, features]."""
         raise TypeError(f"{type(self).__name__} defines no stem")

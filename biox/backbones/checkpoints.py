@@ -148,6 +148,7 @@ def match_weights(file: WeightFile, backbone: Backbone) -> Match:
                 _described(side[key]) if key in side else "no such key" for side in (own, found)
             )
             match.problems.append((key, expected, present))
+    match.problems += backbone.contradictions(file.content)
     return match
 
 
@@ -212,13 +213,17 @@ def load(backbone: Backbone, path: Path | str) -> Match:
         The file is absent.
     ValueError
         The file is no checkpoint, is damaged or wants something run; or a key is missing, unknown
-        or of another shape or number type. Names the model that would fit, if one does.
+        or of another shape or number type, or not finite. Names the model that would fit, if one
+        does.
     """
     file = read_weights(path)
     match = match_weights(file, backbone)
     if match.problems:
         raise ValueError(_misfit(file, match))
     own, values = backbone.state_dict(), _values(file, match)
+    for key, value in values.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise ValueError(f"{file.path}: {key}: expected finite weights, found NaN or infinity")
     for key in backbone.resizable:
         if values[key].shape != own[key].shape:
             values[key] = backbone.resized(key, values[key])

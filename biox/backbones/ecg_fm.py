@@ -178,6 +178,15 @@ class ECGFM(Backbone):
             self.encoder.layer_norm = nn.LayerNorm(config.dim)
         self.apply(initialise)
 
+    def contradictions(self, content: object) -> list[tuple[str, str, str]]:
+        """Both norm orders have the same keys; the configuration in the file tells them apart."""
+        for key in ("cfg", "model", "layer_norm_first"):
+            content = content.get(key) if isinstance(content, dict) else None
+        expected = self.encoder.layer_norm is None
+        if not isinstance(content, bool) or content == expected:
+            return []
+        return [("cfg.model.layer_norm_first", str(expected), str(content))]
+
     def stem(self, x: Tensor) -> Tensor:
         """Embed [batch, 12 or 1, samples] as [batch, tokens, features]."""
         check_windows(x, self.input_spec)

@@ -123,7 +123,8 @@ def subject_interval(
     Returns
     -------
     (float, float)
-        Lower and upper end. With a handful of subjects the interval is wide, and should be.
+        Lower and upper end. With a handful of subjects the interval is wide, and should be; with
+        one there is nothing to resample, and both ends are NaN.
     """
     rng = np.random.default_rng(seed)
     subjects = sorted(frames[0]["subject"].unique())
@@ -132,6 +133,8 @@ def subject_interval(
     )  # [runs, subjects, classes, classes]
     if (by_subject[0].sum(axis=(0, 2)) == 0).any():
         raise ValueError("subject_interval: expected subjects that together show every class")
+    if len(subjects) == 1:
+        return np.nan, np.nan
     kept = np.empty((0, len(subjects)))
     while len(kept) < n_resamples:
         drawn = rng.multinomial(len(subjects), np.full(len(subjects), 1 / len(subjects)), 1000)

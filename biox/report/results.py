@@ -90,7 +90,9 @@ def verdict(rows: pd.DataFrame) -> str:
         else "It is above chance by more than two standard deviations over seeds."
         if bridge - chance > 2 * sd
         else "It is **not** above chance by more than two standard deviations over seeds.",
-        "Its interval over test subjects excludes chance."
+        "A single test subject gives no interval."
+        if np.isnan(low)
+        else "Its interval over test subjects excludes chance."
         if low > chance
         else "Its interval over test subjects does **not** exclude chance.",
     ]
@@ -114,9 +116,12 @@ def verdict_table1(table: pd.DataFrame) -> str:
         chance = by_method.loc["Random", "balanced_accuracy"]
         gain, sd = bridge["balanced_accuracy"] - chance, bridge["balanced_accuracy sd"]
         gap = by_method.loc["Oracle", "balanced_accuracy"] - bridge["balanced_accuracy"]
+        interval = "excludes" if bridge["interval low"] > chance else "includes"
+        if np.isnan(bridge["interval low"]):
+            interval = "of one subject says nothing of"
         lines.append(
             f"- **{direction}**: bridge {gain:+.1f} points against chance (sd {sd:.1f} over seeds; "
-            f"interval {'excludes' if bridge['interval low'] > chance else 'includes'} chance), "
+            f"interval {interval} chance), "
             f"{-gap:+.1f} against the teacher on its own modality; "
             f"collapsed runs: {bridge['collapsed runs']}."
         )

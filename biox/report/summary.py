@@ -83,7 +83,7 @@ def oracle_scores(
     }
     low, high = interval
     rows["balanced_accuracy"]["95 % interval over subjects"] = (
-        f"{100 * low:.1f} to {100 * high:.1f}"
+        "one subject" if np.isnan(low) else f"{100 * low:.1f} to {100 * high:.1f}"
     )
     return pd.DataFrame(rows).T.fillna("")
 
