@@ -4,14 +4,11 @@ Every section is a dataclass; its annotations are the schema. Unknown keys, wron
 impossible values are refused with one sentence that names the key.
 """
 
-import math
-import types
-import typing
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal
 
-import yaml
+from biox.schema import build, check, read_yaml
 
 Modality = Literal["ecg", "ppg", "eeg", "emg"]
 
@@ -34,10 +31,10 @@ class Direction:
     bridge: dict[str, Any] = field(default_factory=dict)  # put over the section `bridge`
 
     def __post_init__(self):
-        _check(self.old != self.new, "new", "a modality other than old", self.new)
+        check(self.old != self.new, "new", "a modality other than old", self.new)
         for name in ("m", "l"):
             value = getattr(self, name)
-            _check(value is None or value >= 0, name, "a layer, counted from 0", value)
+            check(value is None or value >= 0, name, "a layer, counted from 0", value)
 
 
 @dataclass(frozen=True)
@@ -61,16 +58,16 @@ class Dataset:
     resampling: Literal["linear", "polyphase"] = "linear"
 
     def __post_init__(self):
-        _check(self.seconds > 0, "seconds", "a length above 0", self.seconds)
-        _check(self.step > 0, "step", "a step above 0", self.step)
+        check(self.seconds > 0, "seconds", "a length above 0", self.seconds)
+        check(self.step > 0, "step", "a step above 0", self.step)
         expected = {"all"} if self.protocol != "by_subject" else {"train", "val", "pair", "test"}
-        _check(set(self.splits) == expected, "splits", sorted(expected), sorted(self.splits))
+        check(set(self.splits) == expected, "splits", sorted(expected), sorted(self.splits))
         seen: dict[str, str] = {}
         for split, subjects in self.splits.items():
-            _check(len(subjects) > 0, f"splits.{split}", "at least one subject", list(subjects))
+            check(len(subjects) > 0, f"splits.{split}", "at least one subject", list(subjects))
             for subject in subjects:
                 other = seen.setdefault(subject, split)
-                _check(
+                check(
                     other == split and list(subjects).count(subject) == 1,
                     f"splits.{split}",
                     "each subject in one split, once",
@@ -78,10 +75,10 @@ class Dataset:
                 )
         for modality, names in self.picks.items():
             key, n = f"picks.{modality}", self.channels.get(modality, len(names))
-            _check(0 < len(set(names)) == len(names), key, "channels, each once", list(names))
-            _check(n == len(names), f"channels.{modality}", f"{len(names)} as in picks", n)
+            check(0 < len(set(names)) == len(names), key, "channels, each once", list(names))
+            check(n == len(names), f"channels.{modality}", f"{len(names)} as in picks", n)
         distinct = len(set(self.classes)) == len(self.classes) != 1
-        _check(distinct, "classes", "two or more different names", list(self.classes))
+        check(distinct, "classes", "two or more different names", list(self.classes))
 
     def n_channels(self, modality: str) -> int | None:
         """Number of channels of a modality's windows; None: the backbone's default."""
@@ -129,13 +126,13 @@ class Pretrain:
         _positive(self, "batch")
         for name in ("minutes", "epochs", "lr", "reconstruction"):
             for modality, value in getattr(self, name).items():
-                _check(value > 0, f"{name}.{modality}", "a number above 0", value)
+                check(value > 0, f"{name}.{modality}", "a number above 0", value)
         for modality, lengths in self.seconds.items():
             good = len(lengths) > 0 and min(lengths) > 0
-            _check(good, f"seconds.{modality}", "lengths above 0", list(lengths))
+            check(good, f"seconds.{modality}", "lengths above 0", list(lengths))
         for modality, weight in self.common.items():
-            _check(weight >= 0, f"common.{modality}", "a weight of at least 0", weight)
-        _check(0 <= self.mask < 1, "mask", "a share in [0, 1)", self.mask)
+            check(weight >= 0, f"common.{modality}", "a weight of at least 0", weight)
+        check(0 <= self.mask < 1, "mask", "a share in [0, 1)", self.mask)
 
 
 @dataclass(frozen=True)
@@ -162,7 +159,7 @@ class Positions:
     features: Literal["pooled", "flattened"] = "pooled"  # what CKA compares
 
     def __post_init__(self):
-        _check(self.n_folds >= 2, "n_folds", "at least 2", self.n_folds)
+        check(self.n_folds >= 2, "n_folds", "at least 2", self.n_folds)
 
 
 @dataclass(frozen=True)
@@ -202,7 +199,7 @@ class Settings:
     bridge: Bridge
 
     def __post_init__(self):
-        _check(len(set(self.seeds)) == len(self.seeds) > 0, "seeds", "distinct numbers", self.seeds)
+        check(len(set(self.seeds)) == len(self.seeds) > 0, "seeds", "distinct numbers", self.seeds)
         per_modality = {
             "pretrain.seconds": self.pretrain.seconds,
             "pretrain.minutes": self.pretrain.minutes,
@@ -214,7 +211,7 @@ class Settings:
             "teacher.train": self.teacher.train,
         }
         for key, values in per_modality.items():
-            _check(set(values) >= set(self.backbones), key, sorted(self.backbones), sorted(values))
+            check(set(values) >= set(self.backbones), key, sorted(self.backbones), sorted(values))
         for where in ("datasets", "real_datasets"):
             for name, dataset in getattr(self, where).items():
                 _check_reader(f"{where}.{name}", dataset.reader or name, dataset)
@@ -225,12 +222,12 @@ class Settings:
                 self._merged("bridge", direction.bridge)
             except ValueError as error:
                 raise ValueError(f"{key}.{error}") from None
-            _check(direction.dataset in known, f"{key}.dataset", known, direction.dataset)
+            check(direction.dataset in known, f"{key}.dataset", known, direction.dataset)
             for modality in (direction.old, direction.new):
-                _check(modality in self.backbones, key, sorted(self.backbones), modality)
+                check(modality in self.backbones, key, sorted(self.backbones), modality)
                 data = self.dataset(direction.dataset)
                 known = modality in data.picks or not data.classes
-                _check(known, key, f"modalities out of {sorted(data.picks)} (picks)", modality)
+                check(known, key, f"modalities out of {sorted(data.picks)} (picks)", modality)
 
     def direction(self, name: str) -> Direction:
         """Look up a direction, simulated or real, by its name.
@@ -241,7 +238,7 @@ class Settings:
             There is no such direction.
         """
         known = self.directions | self.real_directions
-        _check(name in known, "direction", f"one of {sorted(known)}", name)
+        check(name in known, "direction", f"one of {sorted(known)}", name)
         return known[name]
 
     def for_direction(self, name: str) -> "Settings":
@@ -264,7 +261,7 @@ class Settings:
             There is no such collection.
         """
         known = {"directions": self.directions, "real_directions": self.real_directions}
-        _check(name in known, "collection", f"one of {sorted(known)}", name)
+        check(name in known, "collection", f"one of {sorted(known)}", name)
         return known[name]
 
     def dataset(self, name: str) -> Dataset:
@@ -276,7 +273,7 @@ class Settings:
             There is no such dataset.
         """
         known = self.datasets | self.real_datasets
-        _check(name in known, "dataset", f"one of {sorted(known)}", name)
+        check(name in known, "dataset", f"one of {sorted(known)}", name)
         return known[name]
 
     def modalities(self, dataset: str) -> tuple[str, ...]:
@@ -288,7 +285,7 @@ class Settings:
 
     def with_seeds(self, seeds: list) -> "Settings":
         """Replace the seeds, with the same checks as params.yaml gets."""
-        return replace(self, seeds=_build(tuple[int, ...], seeds, "seeds"))
+        return replace(self, seeds=build(tuple[int, ...], seeds, "seeds"))
 
     def override(self, section: str, values: dict[str, Any]) -> "Settings":
         """Replace fields of one section, with the same checks as params.yaml gets."""
@@ -297,7 +294,7 @@ class Settings:
     def _merged(self, section: str, values: dict[str, Any]) -> Any:
         current = getattr(self, section)
         merged = {f.name: getattr(current, f.name) for f in fields(current)} | values
-        return _build(type(current), merged, section)
+        return build(type(current), merged, section)
 
 
 def load_settings(path: Path | str = "params.yaml") -> Settings:
@@ -313,33 +310,11 @@ def load_settings(path: Path | str = "params.yaml") -> Settings:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected the project's settings, found no such file")
+    content = read_yaml(path)
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_NoDuplicates)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        line = str(error).replace("\n", " ")
-        raise ValueError(
-            f"{path}: expected YAML, found text that does not parse ({line})"
-        ) from None
-    try:
-        return _build(Settings, content, "")
+        return build(Settings, content, "")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-
-
-class _NoDuplicates(yaml.SafeLoader):
-    """YAML without code, where a key that stands twice is an error instead of the last one."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.YAMLError(f"the key {key!r} stands twice, {node.start_mark}")
-        return super().construct_mapping(node, deep)
-
-
-def _check(good: bool, key: str, expected: object, found: object) -> None:
-    if not good:
-        raise ValueError(f"{key}: expected {expected}, found {found!r}")
 
 
 def _check_reader(key: str, reader: str, data: Dataset) -> None:
@@ -348,60 +323,14 @@ def _check_reader(key: str, reader: str, data: Dataset) -> None:
     for name in ("picks", "classes", "labels"):
         value = getattr(data, name)
         expected = f"a value for the reader {reader}"
-        _check(bool(value) or not keys.get(name), f"{key}.{name}", expected, "none")
+        check(bool(value) or not keys.get(name), f"{key}.{name}", expected, "none")
         expected = f"none for the reader {reader}"
-        _check(not value or name in keys, f"{key}.{name}", expected, value)
+        check(not value or name in keys, f"{key}.{name}", expected, value)
     own = reader != "recordings" or data.source == "original"
-    _check(own, f"{key}.source", "original for the reader recordings", data.source)
+    check(own, f"{key}.source", "original for the reader recordings", data.source)
 
 
 def _positive(section: object, *names: str) -> None:
     for name in names:
         value = getattr(section, name)
-        _check(value > 0, name, "a number above 0", value)
-
-
-def _build(kind: Any, value: Any, key: str) -> Any:
-    """Turn plain YAML `value` into `kind`, or say which key is wrong."""
-    origin, args = get_origin(kind), get_args(kind)
-    if kind is Any:  # checked where it is put to use
-        return value
-    if is_dataclass(kind):
-        return _build_section(kind, value, key)
-    if origin in (types.UnionType, typing.Union):  # only `X | None` is used
-        return None if value is None else _build(args[0], value, key)
-    if origin is Literal:
-        _check(value in args, key, f"one of {list(args)}", value)
-        return value
-    if origin is dict:
-        _check(isinstance(value, dict), key, "names with values", value)
-        return {
-            _build(args[0], k, f"{key}.{k}"): _build(args[1], v, f"{key}.{k}")
-            for k, v in value.items()
-        }
-    if origin is tuple:
-        _check(isinstance(value, list | tuple), key, "a list", value)
-        return tuple(_build(args[0], v, f"{key}[{i}]") for i, v in enumerate(value))
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    expected = {int: "a whole number", float: "a number such as 1.0e-4", str: "a text"}[kind]
-    _check(isinstance(value, kind) and not isinstance(value, bool), key, expected, value)
-    _check(kind is not float or math.isfinite(value), key, "a finite number", value)
-    return value
-
-
-def _build_section(kind: Any, value: Any, key: str) -> Any:
-    dot = f"{key}." if key else ""
-    _check(isinstance(value, dict), key or "settings", "names with values", value)
-    hints = typing.get_type_hints(kind)
-    known = {f.name: f for f in fields(kind)}
-    for name in value:
-        _check(name in known, f"{dot}{name}", f"one of {sorted(known)}", "an unknown key")
-    for name, f in known.items():
-        needed = f.default is MISSING and f.default_factory is MISSING
-        _check(name in value or not needed, f"{dot}{name}", "a value", "no such key")
-    built = {name: _build(hints[name], v, f"{dot}{name}") for name, v in value.items()}
-    try:
-        return kind(**built)
-    except ValueError as error:
-        raise ValueError(f"{dot}{error}") from None
+        check(value > 0, name, "a number above 0", value)
