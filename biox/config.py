@@ -150,6 +150,18 @@ class Teacher:
 
 
 @dataclass(frozen=True)
+class Storage:
+    """How activations of the frozen models are kept."""
+
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"  # of the old model's last layer
+    last: Literal["stored", "recomputed"] = "stored"
+    batch: int = 32  # windows
+
+    def __post_init__(self):
+        _positive(self, "batch")
+
+
+@dataclass(frozen=True)
 class Positions:
     """Two-stage selection of m (probe) and l (CKA)."""
 
@@ -197,6 +209,7 @@ class Settings:
     teacher: Teacher
     positions: Positions
     bridge: Bridge
+    activations: Storage = field(default_factory=Storage)
 
     def __post_init__(self):
         check(len(set(self.seeds)) == len(self.seeds) > 0, "seeds", "distinct numbers", self.seeds)

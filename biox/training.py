@@ -18,6 +18,7 @@ from biox.backbones.labram import LaBraM
 from biox.bridge import BridgedModel, PrototypeBridge
 from biox.config import Bridge
 from biox.losses import EQUATION_7, Objective
+from biox.rows import Rows
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,13 @@ class Pairs:
     ----------
     pooled : Tensor, [n, d_m]
         Pooled output of the new model's layer m on the new modality.
-    target : Tensor, [n, N_L, d_L]
+    target : Tensor or Rows, [n, N_L, d_L]
         Last layer of the old model on the old modality (h_L), or with ``align: input`` the input
-        of its layer l [n, N_l, d_l].
+        of its layer l [n, N_l, d_l]. Of `Rows`, only a batch is in memory at a time.
     """
 
     pooled: Tensor
-    target: Tensor
+    target: Tensor | Rows
 
     def __post_init__(self):
         if len(self.pooled) != len(self.target) or len(self.pooled) == 0:
