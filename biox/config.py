@@ -13,6 +13,8 @@ from typing import Any, Literal, get_args, get_origin
 
 import yaml
 
+from biox.compute import Compute
+
 Modality = Literal["ecg", "ppg", "eeg", "emg"]
 
 READER_KEYS = {
@@ -200,6 +202,7 @@ class Settings:
     teacher: Teacher
     positions: Positions
     bridge: Bridge
+    compute: Compute = field(default_factory=Compute)
 
     def __post_init__(self):
         _check(len(set(self.seeds)) == len(self.seeds) > 0, "seeds", "distinct numbers", self.seeds)
@@ -384,8 +387,14 @@ def _build(kind: Any, value: Any, key: str) -> Any:
         return tuple(_build(args[0], v, f"{key}[{i}]") for i, v in enumerate(value))
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    expected = {int: "a whole number", float: "a number such as 1.0e-4", str: "a text"}[kind]
-    _check(isinstance(value, kind) and not isinstance(value, bool), key, expected, value)
+    expected = {
+        int: "a whole number",
+        float: "a number such as 1.0e-4",
+        str: "a text",
+        bool: "true or false",
+    }[kind]
+    good = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    _check(good, key, expected, value)
     _check(kind is not float or math.isfinite(value), key, "a finite number", value)
     return value
 
