@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from biox.compute import Compute
 from biox.schema import build, check, read_yaml
 
 Modality = Literal["ecg", "ppg", "eeg", "emg"]
@@ -210,6 +211,7 @@ class Settings:
     positions: Positions
     bridge: Bridge
     activations: Storage = field(default_factory=Storage)
+    compute: Compute = field(default_factory=Compute)
 
     def __post_init__(self):
         check(len(set(self.seeds)) == len(self.seeds) > 0, "seeds", "distinct numbers", self.seeds)
