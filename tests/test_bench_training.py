@@ -85,13 +85,25 @@ def test_a_step_of_several_bridges_is_that_of_each():
         assert together_losses().mean() == pytest.approx(float(mean), abs=1e-5)
 
 
-def test_growth_and_together_have_their_rows():
+@pytest.mark.slow  # processes of their own take seconds to start
+def test_growth_follows_from_its_processes():
     table = growth.measure(QUICK)
     peaks = [values(table, f"peak memory, {n} windows").item() for n in (2, 4)]
     more = table.set_index("measure")["value"]["more memory, most / fewest windows"]
     assert more == pytest.approx(100 * (peaks[1] / peaks[0] - 1))
     disk = [values(table, f"last layers on disk, {n} windows").item() for n in (2, 4)]
     assert 1.9 < disk[1] / disk[0] <= 2  # a header beside the numbers
+
+
+def test_training_on_stored_rows_tells_memory_and_time(tmp_path):
+    old = Case.of(QUICK.growth, "tiny").old
+    shape = (4, *old.token_shape(old.n_layers))
+    calls.store(tmp_path / "last.npy", torch.randn(shape))
+    peak, seconds = growth._train(QUICK, tmp_path / "last.npy", shape, torch.get_num_threads())
+    assert peak > 1e8 and 0 < seconds < 60
+
+
+def test_both_kinds_of_tail_are_trained_together():
     ratio = values(together.measure(QUICK), "together / one after another")
     assert list(ratio.index) == ["deep", "short"]
 

@@ -31,15 +31,16 @@ class StackedTraining:
             name: torch.stack([bridge[name].detach() for bridge in bridges]).requires_grad_()
             for name in ("A", "B", "prototypes")
         }
-        self.optimizer = torch.optim.Adam(self.stack.values(), lr=lr)
+        self.optimizer = torch.optim.Adam(self.stack.values(), lr=lr, fused=True)
 
     def step(self, rows: Tensor) -> Tensor:
         """One step on rows [K, batch] of the pairs; losses [K] before it."""
         one = self.model
         weights = self.pair.pooled[rows] @ self.stack["A"].mT @ self.stack["B"].mT
         weights = weights.view(*rows.shape, one.bridge.n_prototypes, one.bridge.n_tokens)
-        tokens = weights.mT @ self.stack["prototypes"].mT[:, None]
-        last = one.old.run(tokens.flatten(0, 1), one.l, one.old.n_layers)
+        tokens = weights.mT.flatten(1, 2) @ self.stack["prototypes"].mT
+        tokens = tokens.view(rows.numel(), one.bridge.n_tokens, -1)
+        last = one.old.run(tokens, one.l, one.old.n_layers)
         target = self.pair.target[rows.flatten()]
         loss = self.n * cosine_loss(last, target)  # the sum of each bridge's own mean
         self.optimizer.zero_grad(set_to_none=True)
