@@ -1,4 +1,4 @@
-"""Cached training step by step against the online procedure, where both models run in every step."""
+"""Cached training step by step against the online procedure, which runs both models each time."""
 
 import numpy as np
 import pytest
