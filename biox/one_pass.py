@@ -119,9 +119,11 @@ class _Pass:
 
     def discard_others(self) -> None:
         """Throw away unfinished passes over other windows, by other models or settings."""
-        for other in sorted(self.path.parent.glob(f".{escape(self.path.stem)}.*.part")):
-            if other not in (self.small, self.last, self.done):
-                other.unlink(missing_ok=True)
+        stem, folder = escape(self.path.stem), self.path.parent
+        for pattern in (f".{stem}.*.part", f"..{stem}.*.part"):  # the latter: of `done` itself
+            for other in sorted(folder.glob(pattern)):
+                if other not in (self.small, self.last, self.done):
+                    other.unlink(missing_ok=True)
 
     def discard(self) -> None:
         """Throw away all unfinished passes."""

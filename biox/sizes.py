@@ -78,7 +78,7 @@ def rounding_errors(last: Tensor | Rows, batch: int = 64) -> pd.DataFrame:
         rows[dtype] = {
             "MB": array_bytes(dtype, tuple(last.shape)) / 1e6,
             "largest relative error": torch.cat(errors).max().item(),
-            "1 - smallest cosine": 1 - torch.cat(cosines).min().item(),
+            "1 - smallest cosine": max(0.0, 1 - torch.cat(cosines).min().item()),
         }
     return pd.DataFrame(rows).T
 

@@ -257,9 +257,12 @@ def test_an_unfinished_pass_over_something_else_is_thrown_away(models, tmp_path,
     monkeypatch.setattr(one_pass._Pass, "finish", lambda *_: (_ for _ in ()).throw(Stop()))
     with pytest.raises(Stop):
         store(path, toy_models(1))
+    (tmp_path / "..pair.0123.done.part.99.part").touch()  # killed while it told its progress
+    (tmp_path / ".test.0123.small.part").touch()  # of another split
     monkeypatch.undo()
     same(store(path, models), compute_activations(toy_windows(), *models, batch=5))
-    assert len(bytes_in(tmp_path)) == 2
+    left = [".test.0123.small.part", "pair.last.npy", "pair.safetensors"]
+    assert sorted(bytes_in(tmp_path)) == left
 
 
 def test_last_layers_of_another_pass_are_refused(models, tmp_path):
