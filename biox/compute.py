@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 AT_MOST = {"cpu": 250_000, "cuda": 50_000_000}
-"""Numbers; on the CPU, sixteen bridges with tails of 1 to 8 layers gained up to here, and lost
+"""Numbers. On a CPU, sixteen bridges before tiny models gained from company up to here, and lost
 beyond."""
 
 

@@ -83,6 +83,6 @@ def test_also_where_the_input_of_layer_l_is_learnt():
 
 @pytest.mark.slow
 def test_twenty_steps_at_published_size():
-    sizes = {"ecg": "small", "ppg": "small"}
+    sizes = {"ecg": "small", "ppg": "small"}  # the bridge writes into PaPaGei-S
     cached, online = losses_of_both("wesad-ppg2ecg", sizes, n=6, seconds=10.0, batch=2)
     np.testing.assert_allclose(cached, online, rtol=1e-4)
