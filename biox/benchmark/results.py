@@ -94,7 +94,8 @@ def plot(table: pd.DataFrame) -> "Figure":
     shown = wide(table, "step")[["online", "cached", "bare tail"]].dropna()
     shown.plot.bar(ax=left, log=True, rot=20, width=0.75)
     left.set(xlabel="", ylabel="seconds of a training step", title="one step, batch of windows")
-    left.legend(frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.2))
+    left.set_ylim(top=6 * shown.to_numpy().max())  # room for the legend
+    left.legend(frameon=False, ncols=3, loc="upper right")
     growth = table[table["part"] == "growth"]
     curves = {
         "epoch of": ("time", colour("ppg")),
@@ -106,7 +107,8 @@ def plot(table: pd.DataFrame) -> "Figure":
         right.plot(n, found["value"] / found["value"].iloc[0], "o-", label=label, color=tint)
     right.plot(n, n / n.iloc[0], ":", color="grey", label="in proportion")
     right.set(xscale="log", yscale="log", xlabel="windows", ylabel="relative to the fewest")
-    right.set_xticks(n, [str(count) for count in n], minor=False)
+    right.set_xticks(n, [str(count) for count in n])
+    right.set_yticks(n / n.iloc[0], [f"{times:g}" for times in n / n.iloc[0]])
     right.minorticks_off()
     right.set_title("training on the cache")
     right.legend(frameon=False)
