@@ -2,11 +2,6 @@
 
 import io
 import os
-import signal
-import subprocess
-import sys
-import textwrap
-import time
 from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +12,7 @@ import torch
 import yaml
 from test_training import toy_windows
 from torch import nn
+from toy_cache import BATCH5, ROOT, bytes_in, same, silent, store, toy_models
 
 from biox import backbones, one_pass
 from biox.activations import Activations, compute_activations, last_path
@@ -29,15 +25,6 @@ from biox.rows import DTYPES, AbsentRows, RecomputedRows, SignalRows, StoredRows
 from biox.sizes import disk_estimate, rounding_errors
 from biox.training import Pairs, fit_bridge, initial_bridge, mean_loss
 
-BATCH5 = Storage(batch=5)
-ROOT = Path(__file__).parent.parent
-
-
-def toy_models(seed=0):
-    torch.manual_seed(seed)
-    new, old = (build(name, "tiny", seconds=10) for name in ("papagei", "hubert_ecg"))
-    return new, old, nn.Linear(old.token_shape(old.n_layers)[1], 2)
-
 
 @pytest.fixture(scope="module")
 def models():
@@ -47,37 +34,6 @@ def models():
 @pytest.fixture(scope="module")
 def direct(models):
     return compute_activations(toy_windows(), *models, batch=5)
-
-
-@pytest.fixture(scope="module")
-def whole(models, tmp_path_factory):
-    """Content of the files of an uninterrupted pass."""
-    folder = tmp_path_factory.mktemp("whole")
-    store(folder / "pair.safetensors", models)
-    return bytes_in(folder)
-
-
-def silent(_):
-    pass
-
-
-def store(path, models, windows=None, settings=BATCH5, say=silent):
-    windows = toy_windows() if windows is None else windows
-    return cache_activations(path, windows, *models, settings, say=say)
-
-
-def same(a, b):
-    for name in ("new", "old", "tokens"):
-        for x, y in zip(getattr(a, name), getattr(b, name), strict=True):
-            assert torch.equal(x, y), name
-    assert torch.equal(a.logits, b.logits) and torch.equal(a.last[:], b.last[:])
-    for name in ("labels", "subjects", "recordings", "starts"):
-        assert getattr(a, name).tolist() == getattr(b, name).tolist()
-    assert (a.classes, a.source) == (b.classes, b.source)
-
-
-def bytes_in(folder):
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 def test_files_hold_what_the_models_compute(models, direct, tmp_path):
@@ -126,104 +82,6 @@ def test_training_from_the_disk_is_training_from_memory(models, direct, tmp_path
     assert fits[0] == fits[1]
 
 
-class Stop(Exception):
-    pass
-
-
-N_SYNCS = 3 * 5 + 1  # small arrays, last layer and progress of five blocks; the last layer's key
-MOMENTS = [
-    *[
-        ("_reach_disk", n) for n in range(1, N_SYNCS + 1)
-    ],  # written, but nobody knows how much of it
-    ("_Pass.finish", 1),
-    ("Activations.save_small", 1),
-    ("_Pass.discard", 2),  # all is in place; the first call is before the first block
-]
-
-
-@pytest.mark.parametrize(("what", "nth"), MOMENTS)
-def test_a_pass_interrupted_at_any_moment_goes_on(models, whole, tmp_path, monkeypatch, what, nth):
-    path, calls, runs = tmp_path / "pair.safetensors", [], []
-    owner, _, name = f"one_pass.{what}".rpartition(".")
-    owner = {"one_pass": one_pass, "one_pass._Pass": one_pass._Pass}.get(owner, Activations)
-    real = getattr(owner, name)
-
-    def interrupted(*args):
-        calls.append(name)
-        if len(calls) == nth:
-            raise Stop
-        return real(*args)
-
-    monkeypatch.setattr(owner, name, interrupted)
-    with pytest.raises(Stop):
-        store(path, models)
-    monkeypatch.undo()
-    in_place = what == "_Pass.discard"
-    if not in_place:
-        with pytest.raises((FileNotFoundError, ValueError)):
-            Activations.load(path)
-    kind, forward = type(models[1]), type(models[1]).hidden_states
-    monkeypatch.setattr(kind, "hidden_states", lambda m, x: (runs.append(len(x)), forward(m, x))[1])
-    store(path, models)
-    assert bytes_in(tmp_path) == whole
-    finished = min((nth - 1) // 3, 5) if what == "_reach_disk" else 5
-    assert sum(n > 1 for n in runs) == 5 - finished  # shapes are measured with one window
-
-
-CHILD = """
-    import sys
-    sys.path[:0] = [{root!r}, {tests!r}]
-    from test_activations import store, toy_models
-    from biox import one_pass
-    import time
-    write = one_pass._Pass.write
-    def slow(self, block, stop):
-        write(self, block, stop)
-        print(stop, flush=True)
-        time.sleep({pause})
-    one_pass._Pass.write = slow
-    store({path!r}, toy_models())
-"""
-
-
-def child(path, pause):
-    code = CHILD.format(root=str(ROOT), tests=str(ROOT / "tests"), path=str(path), pause=pause)
-    return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def test_a_pass_killed_by_the_system_goes_on(models, whole, tmp_path):
-    path = tmp_path / "killed" / "pair.safetensors"
-    process = child(path, pause=60)
-    assert process.stdout.readline() == "5\n", process.stderr.read()
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdout.close(), process.stderr.close()
-    assert not path.exists() and len(bytes_in(path.parent)) == 3
-    said = []
-    store(path, models, say=said.append)
-    assert "5 windows were done before an interruption" in "".join(said)
-    assert bytes_in(path.parent) == whole
-
-
-def test_progress_without_its_data_is_not_believed(models, tmp_path, monkeypatch):
-    path = tmp_path / "pair.safetensors"
-    monkeypatch.setattr(one_pass._Pass, "finish", lambda *_: (_ for _ in ()).throw(Stop()))
-    for damage in ("last", "small", "done"):
-        with pytest.raises(Stop):
-            store(path, models)
-        (part,) = tmp_path.glob(f".pair.*.{damage}.part")
-        part.write_bytes(part.read_bytes()[:-3])
-    monkeypatch.undo()
-    said = []
-    same(store(path, models, say=said.append), compute_activations(toy_windows(), *models, batch=5))
-    assert "interruption" not in "".join(said)
-
-
 def test_the_same_is_reused_and_anything_else_is_made_anew(models, tmp_path, monkeypatch):
     path, said = tmp_path / "pair.safetensors", []
     first = store(path, models)
@@ -250,19 +108,6 @@ def test_the_same_is_reused_and_anything_else_is_made_anew(models, tmp_path, mon
     monkeypatch.setattr("biox.identity.FORMAT", "0")
     with pytest.raises(ValueError, match="other ones of: format"):
         Activations.load(path, made_of(windows, *models, BATCH5))
-
-
-def test_an_unfinished_pass_over_something_else_is_thrown_away(models, tmp_path, monkeypatch):
-    path = tmp_path / "pair.safetensors"
-    monkeypatch.setattr(one_pass._Pass, "finish", lambda *_: (_ for _ in ()).throw(Stop()))
-    with pytest.raises(Stop):
-        store(path, toy_models(1))
-    (tmp_path / "..pair.0123.done.part.99.part").touch()  # killed while it told its progress
-    (tmp_path / ".test.0123.small.part").touch()  # of another split
-    monkeypatch.undo()
-    same(store(path, models), compute_activations(toy_windows(), *models, batch=5))
-    left = [".test.0123.small.part", "pair.last.npy", "pair.safetensors"]
-    assert sorted(bytes_in(tmp_path)) == left
 
 
 def test_last_layers_of_another_pass_are_refused(models, tmp_path):
@@ -482,26 +327,6 @@ def test_memory_does_not_grow_with_the_number_of_windows(tmp_path):
         assert rows[batch].shape == (16, 256, 256)
         most = max(most, resident() - before)
     assert most < 2**24  # a batch is 4 MiB; what was read is 96 MiB
-
-
-def test_time_of_reading_does_not_depend_on_the_number_of_windows(tmp_path):
-    """Sixteen rows out of 64 times as many: no scan over the file."""
-    seconds = {}
-    for n in (256, 16384):
-        path, head = tmp_path / f"{n}.npy", array_header("float32", (n, 8, 64))
-        with open(path, "wb") as file:
-            file.write(head)
-            file.seek(4 * n * 8 * 64, io.SEEK_CUR)
-            file.write(b"0" * 64)
-        rows = StoredRows.open(path, "float32", (n, 8, 64), "0" * 64)
-        index = torch.arange(16) * (n // 16)
-        times = []
-        for _ in range(30):
-            start = time.perf_counter()
-            rows[index]
-            times.append(time.perf_counter() - start)
-        seconds[n] = min(times)
-    assert seconds[16384] < 5 * seconds[256]
 
 
 @pytest.mark.parametrize(
