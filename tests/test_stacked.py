@@ -11,6 +11,7 @@ from test_training import cached, models  # noqa: F401 (fixtures)
 from biox.bridge import BridgedModel, PrototypeBridge
 from biox.compute import Compute
 from biox.losses import LOSSES, Objective
+from biox.rows import StoredRows, key_of, write_rows
 from biox.stacking import BridgeStack, StackedTraining
 from biox.training import Pairs, fit_bridge, fit_bridges, initial_bridge, predict, train_seeds
 
@@ -128,26 +129,12 @@ def test_a_step_computes_bridge_and_tail_alone(models, cached):  # noqa: F811
         hook.remove()
 
 
-class OnDisk:
-    """All that a target need offer."""
-
-    def __init__(self, values):
-        self.values, self.shape = values.numpy().astype(np.float16), values.shape
-
-    def __len__(self):
-        return len(self.values)
-
-    def __getitem__(self, rows):
-        return torch.from_numpy(self.values[rows.numpy()]).float()
-
-    def split(self, batch):
-        return [self[torch.arange(len(self))[i : i + batch]] for i in range(0, len(self), batch)]
-
-
-def test_targets_need_not_be_in_memory(models, cached):  # noqa: F811
-    half = cached.last.half().float()
+def test_targets_need_not_be_in_memory(models, cached, tmp_path):  # noqa: F811
+    half, key = cached.last.half().float(), key_of({})
+    write_rows(tmp_path / "last.npy", half, "float16", key)
+    stored = StoredRows.open(tmp_path / "last.npy", "float16", tuple(half.shape), key)
     fits = []
-    for target in (half, OnDisk(half)):
+    for target in (half, stored):
         pairs = Pairs(cached.new[5], target).to("cpu")
         fits.append(fit_bridges(bridged(models, cached), pairs, pairs, 1e-2, 2, 8, SEEDS))
     assert fits[0] == fits[1]
