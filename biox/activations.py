@@ -1,12 +1,15 @@
-"""One pass of the frozen models over a split, cached as one file.
+"""What the frozen models make of a split's windows: a small file, and the last layer beside it.
 
-Everything the method needs afterwards stands in that file: pooled output of every new layer, pooled
-input of every old layer, the old model's last layer, the teacher's logits, and a sample of the old
-model's tokens. No frozen model runs again below position l.
+Everything the method needs afterwards stands there: pooled output of every new layer, pooled input
+of every old layer, the old model's last layer, the teacher's logits, and a sample of the old
+model's tokens. No frozen model runs again below position l. `biox.one_pass` fills these files.
 """
 
+import hashlib
 import json
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +17,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from biox.backbones.base import Backbone
 from biox.cka import few_features
 from biox.data.windows import Windows
 from biox.files import written_whole
-
-N_TOKENS_KEPT = 1024
-"""Tokens of each old layer kept for prototypes to be drawn from."""
+from biox.frozen import array_shapes, frozen_blocks
+from biox.rows import AbsentRows, Rows, StoredRows, key_of, write_rows
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,9 @@ class Activations:
         Pooled output of every new layer on the new modality.
     old : tuple of L + 1 Tensor, [n, d_l]
         Pooled input of every old layer on the old modality, then the last layer's pooled output.
-    last : Tensor, [n, N_L, d_L]
-        Last layer of the old model, before any final norm, all tokens.
+    last : Tensor or Rows, [n, N_L, d_L]
+        Last layer of the old model, before any final norm, all tokens. From a file, rows are read
+        when they are asked for: ``last[rows]``.
     logits : Tensor, [n, classes]
         The teacher's answers on the old modality.
     tokens : tuple of L Tensor, [<= 1024, d_l]
@@ -48,11 +50,13 @@ class Activations:
     classes : tuple of str
     source : str
         Which data, as in `Windows.source`.
+    made_of : mapping
+        Digests of models, windows, settings and code (`biox.one_pass.made_of`); may be empty.
     """
 
     new: tuple[Tensor, ...]
     old: tuple[Tensor, ...]
-    last: Tensor
+    last: Tensor | Rows
     logits: Tensor
     tokens: tuple[Tensor, ...]
     labels: np.ndarray
@@ -61,6 +65,7 @@ class Activations:
     starts: np.ndarray
     classes: tuple[str, ...]
     source: str
+    made_of: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -70,34 +75,78 @@ class Activations:
         """The teacher's decisions on its own modality: argmax of the logits."""
         return self.logits.argmax(dim=1).numpy()
 
-    def save(self, path: Path | str) -> None:
-        """Write one safetensors file, whole or not at all."""
-        arrays = {f"new.{i}": x for i, x in enumerate(self.new)}
-        arrays |= {f"old.{i}": x for i, x in enumerate(self.old)}
-        arrays |= {f"tokens.{i}": x for i, x in enumerate(self.tokens)}
-        arrays |= {"last": self.last, "logits": self.logits}
-        arrays |= {"labels": torch.from_numpy(self.labels), "starts": torch.from_numpy(self.starts)}
+    @classmethod
+    def of(cls, arrays: Mapping[str, Tensor], last: Tensor | Rows, windows: Windows, **more):
+        """Put together arrays, named as in `biox.frozen.array_shapes`, and what the windows know.
+
+        ``more``: further fields.
+        """
+        layers = {kind: sum(name.startswith(f"{kind}.") for name in arrays) for kind in _KINDS}
+        return cls(
+            **{kind: tuple(arrays[f"{kind}.{i}"] for i in range(n)) for kind, n in layers.items()},
+            last=last,
+            logits=arrays["logits"],
+            **{name: getattr(windows, name) for name in _OF_WINDOWS},
+            **more,
+        )
+
+    def save(self, path: Path | str, dtype: str = "float32") -> None:
+        """Write both files, each whole or not at all: `path`, and `last_path` with the last layer.
+
+        Parameters
+        ----------
+        path : path
+        dtype : {"float32", "float16", "bfloat16"}
+            In which the last layer is stored; all else is float32.
+        """
+        key = key_of(dict(self.made_of) or {"content": self._digest(dtype)})
+        self.save_small(path, key, {"dtype": dtype, "shape": list(self.last.shape)})
+        with written_whole(last_path(path)) as part:
+            write_rows(part, self.last, dtype, key)
+
+    def save_small(self, path: Path | str, key: str, last: Mapping[str, object]) -> None:
+        """Write all but the last layer, of which `last` says what the file beside it holds."""
+        arrays = {f"{kind}.{i}": x for kind in _KINDS for i, x in enumerate(getattr(self, kind))}
+        arrays |= {"logits": self.logits, "labels": torch.from_numpy(self.labels)}
+        arrays |= {"starts": torch.from_numpy(self.starts)}
         header = {
             "subjects": self.subjects.tolist(),
             "recordings": self.recordings.tolist(),
             "classes": list(self.classes),
             "source": self.source,
             "layers": [len(self.new), len(self.old) - 1],
+            "last": dict(last),
+            "key": key,
+            "made_of": dict(self.made_of),
         }
         arrays = {name: x.contiguous() for name, x in arrays.items()}
         with written_whole(path) as part:
             save_file(arrays, part, metadata={"activations": json.dumps(header, sort_keys=True)})
+            with open(part, "rb+") as file:
+                os.fsync(file.fileno())  # on the disk before its name says that it is whole
+
+    def _digest(self, dtype: str) -> str:
+        state = hashlib.sha256(dtype.encode())
+        for x in (*self.new, *self.old, self.logits, *self.last.split(256)):
+            state.update(x.contiguous().numpy())
+        return state.hexdigest()
 
     @classmethod
-    def load(cls, path: Path | str) -> "Activations":
-        """Read cached activations.
+    def load(cls, path: Path | str, made_of: Mapping[str, str] | None = None) -> "Activations":
+        """Read cached activations; of the last layer nothing is read yet.
+
+        Parameters
+        ----------
+        path : path
+        made_of : mapping, optional
+            What they must have been made from.
 
         Raises
         ------
         FileNotFoundError
-            The file is absent.
+            A file is absent.
         ValueError
-            It holds no activations, or is cut short.
+            It holds no activations, is cut short, or was made from something else.
         """
         path = Path(path)
         if not path.is_file():
@@ -106,11 +155,10 @@ class Activations:
             with safe_open(path, "pt") as file:
                 header = json.loads((file.metadata() or {})["activations"])
                 n_new, n_old = header["layers"]
-                get = file.get_tensor
-                return cls(
+                get = file.get_tensor  # maps the file: layers that nobody reads cost no memory
+                content = dict(
                     new=tuple(get(f"new.{i}") for i in range(n_new)),
                     old=tuple(get(f"old.{i}") for i in range(n_old + 1)),
-                    last=get("last"),
                     logits=get("logits"),
                     tokens=tuple(get(f"tokens.{i}") for i in range(n_old)),
                     labels=get("labels").numpy(),
@@ -119,15 +167,48 @@ class Activations:
                     starts=get("starts").numpy(),
                     classes=tuple(header["classes"]),
                     source=header["source"],
+                    made_of=header["made_of"],
                 )
-        except (SafetensorError, KeyError, ValueError) as error:
+                dtype, shape = header["last"]["dtype"], tuple(header["last"]["shape"])
+                key = header["key"]
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{path}: expected a whole file of activations, found a foreign or truncated one "
                 f"({error})"
             ) from None
+        if made_of is not None:
+            check_made_of(path, made_of, content["made_of"])
+        if dtype is None:
+            return cls(last=AbsentRows(path, shape), **content)
+        return cls(last=StoredRows.open(last_path(path), dtype, shape, key), **content)
 
 
-@torch.no_grad()
+_KINDS = ("new", "old", "tokens")
+_OF_WINDOWS = ("labels", "subjects", "recordings", "starts", "classes", "source")
+
+
+def last_path(path: Path | str) -> Path:
+    """File of the last layer beside a file of activations: ``pair.last.npy``."""
+    path = Path(path)
+    return path.with_name(f"{path.stem}.last.npy")
+
+
+def check_made_of(path: Path | str, expected: Mapping[str, str], found: Mapping[str, str]) -> None:
+    """Compare what activations should be made of with what they are made of.
+
+    Raises
+    ------
+    ValueError
+        Something differs; the message names it.
+    """
+    different = sorted(k for k in {*expected, *found} if expected.get(k) != found.get(k))
+    if different:
+        raise ValueError(
+            f"{path}: expected activations made from these models, windows and settings, "
+            f"found other ones of: {', '.join(different)}"
+        )
+
+
 def compute_activations(
     windows: Windows,
     new: Backbone,
@@ -136,46 +217,21 @@ def compute_activations(
     batch: int = 32,
     device: str = "cpu",
 ) -> Activations:
-    """Run both frozen models once over the windows.
+    """Run both frozen models once over the windows and keep all in memory.
+
+    `biox.one_pass.cache_activations` does the same to files.
 
     Raises
     ------
     FloatingPointError
         A layer gives values that are not finite; the message names it.
     """
-    x_new = torch.from_numpy(windows.signals[new.input_spec.modality])
-    x_old = torch.from_numpy(windows.signals[old.input_spec.modality])
-    new, old, head = (model.eval().to(device) for model in (new, old, head))
-    parts: dict[str, list[Tensor]] = {}
-    tokens: list[list[Tensor]] = [[] for _ in range(old.n_layers)]
-    per_window = max(1, -(-N_TOKENS_KEPT // len(windows)))
-    generator = torch.Generator().manual_seed(0)
-    batches = list(torch.arange(len(windows)).split(batch))
-    for rows in tqdm(batches, desc="frozen activations", disable=None):
-        for i, h in enumerate(new.hidden_states(x_new[rows].to(device))[1:]):
-            parts.setdefault(f"new.{i}", []).append(new.pool(h).cpu())
-        states = old.hidden_states(x_old[rows].to(device))
-        for i, h in enumerate(states):
-            parts.setdefault(f"old.{i}", []).append(old.pool(h).cpu())
-        for kept, h in zip(tokens, states, strict=False):
-            pick = torch.randint(h.shape[1], (len(rows), per_window), generator=generator)
-            kept.append(h.cpu()[torch.arange(len(rows))[:, None], pick].flatten(0, 1))
-        parts.setdefault("last", []).append(states[-1].cpu())
-        parts.setdefault("logits", []).append(head(old.pool(states[-1])).cpu())
-    whole = {name: torch.cat(chunks) for name, chunks in parts.items()}
-    return Activations(
-        new=tuple(whole[f"new.{i}"] for i in range(new.n_layers)),
-        old=tuple(whole[f"old.{i}"] for i in range(old.n_layers + 1)),
-        last=whole["last"],
-        logits=whole["logits"],
-        tokens=tuple(_thinned(torch.cat(chunks), generator) for chunks in tokens),
-        labels=windows.labels,
-        subjects=windows.subjects,
-        recordings=windows.recordings,
-        starts=windows.starts,
-        classes=windows.classes,
-        source=windows.source,
-    )
+    shapes = array_shapes(new, old, head.out_features, len(windows))
+    arrays = {name: torch.empty(shape) for name, shape in shapes.items()}
+    for _, block in frozen_blocks(windows, new, old, head, batch, device):
+        for name, (row, values) in block.items():
+            arrays[name][row : row + len(values)] = values
+    return Activations.of(arrays, arrays.pop("last"), windows)
 
 
 @torch.no_grad()
@@ -205,9 +261,3 @@ def flattened_states(backbone: Backbone, x: Tensor, batch: int = 32) -> list[np.
         h = torch.cat([backbone.layer(i, part.to(device)).cpu() for part in h.split(batch)])
         states.append(few_features(h.flatten(1).numpy()))
     return states
-
-
-def _thinned(tokens: Tensor, generator: torch.Generator) -> Tensor:
-    """At most `N_TOKENS_KEPT` of the tokens [any, features], from all over."""
-    kept = torch.randperm(len(tokens), generator=generator)[:N_TOKENS_KEPT]
-    return tokens[kept.sort().values]

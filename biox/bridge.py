@@ -150,7 +150,11 @@ class BridgedModel(nn.Module):
 
     def last_layer(self, pooled: Tensor) -> Tensor:
         """Run bridge and tail: pooled [batch, d_m] -> h~_L [batch, N_L, d_L]."""
-        return self.old.run(self.bridge(pooled), self.l, self.old.n_layers)
+        return self.tail(self.bridge(pooled))
+
+    def tail(self, tokens: Tensor) -> Tensor:
+        """Run the old model from position l to its end: [batch, N_l, d_l] -> [batch, N_L, d_L]."""
+        return self.old.run(tokens, self.l, self.old.n_layers)
 
     def classify(self, pooled: Tensor) -> Tensor:
         """Logits [batch, classes] from pooled new-model features [batch, d_m]."""

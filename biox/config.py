@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from biox.compute import Compute
 from biox.schema import build, check, read_yaml
 
 Modality = Literal["ecg", "ppg", "eeg", "emg"]
@@ -150,6 +151,18 @@ class Teacher:
 
 
 @dataclass(frozen=True)
+class Storage:
+    """How activations of the frozen models are kept."""
+
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"  # of the old model's last layer
+    last: Literal["stored", "recomputed"] = "stored"
+    batch: int = 32  # windows
+
+    def __post_init__(self):
+        _positive(self, "batch")
+
+
+@dataclass(frozen=True)
 class Positions:
     """Two-stage selection of m (probe) and l (CKA)."""
 
@@ -197,6 +210,8 @@ class Settings:
     teacher: Teacher
     positions: Positions
     bridge: Bridge
+    activations: Storage = field(default_factory=Storage)
+    compute: Compute = field(default_factory=Compute)
 
     def __post_init__(self):
         check(len(set(self.seeds)) == len(self.seeds) > 0, "seeds", "distinct numbers", self.seeds)

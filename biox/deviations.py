@@ -19,7 +19,14 @@ from biox.bridge import BridgedModel
 from biox.cka import linear_cka
 from biox.config import Bridge, Settings
 from biox.data.windows import Windows
-from biox.experiment import PATHS, flattened_pair, frozen_backbone, targets_at, teacher_of
+from biox.experiment import (
+    PATHS,
+    activations_of,
+    flattened_pair,
+    frozen_backbone,
+    targets_at,
+    teacher_of,
+)
 from biox.files import read_json
 from biox.losses import EQUATION_7
 from biox.positions import select_positions
@@ -56,7 +63,7 @@ class Case:
         settings = settings.for_direction(name)
         d, place = settings.direction(name), read_json(PATHS.positions(name))
         splits = ("pair", "val", "test")
-        cached = {split: Activations.load(PATHS.activations(name, split)) for split in splits}
+        cached = {split: activations_of(settings, name, split) for split in splits}
         windows = Windows.load(PATHS.windows(d.dataset, "val"), [d.old, d.new])
         new = frozen_backbone(settings, windows, d.new)
         old, head = teacher_of(settings, name, windows)

@@ -4,7 +4,7 @@ Notebooks call this; the method's modules know nothing of folders.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from biox.activations import flattened_states, layer_input
+from biox.activations import Activations, check_made_of, flattened_states, layer_input
 from biox.backbones import build
 from biox.backbones.base import Backbone, InputSpec
 from biox.config import Dataset, Direction, Pretrain, Settings
@@ -22,7 +22,9 @@ from biox.data.corpus import corpus
 from biox.data.splits import blocked_split, check_classes, make_splits, read_windows, shuffle_split
 from biox.data.windows import Signal, Windows
 from biox.files import digest
+from biox.identity import model_digest, signal_digest
 from biox.pretraining import KnownWindows
+from biox.rows import AbsentRows, RecomputedRows, SignalRows
 from biox.teacher import load_head
 
 PUBLISHED_FRACTIONS = {"train": 33, "val": 11, "pair": 33, "test": 22}
@@ -154,6 +156,27 @@ def teacher_of(settings: Settings, name: str, windows: Windows) -> tuple[Backbon
     old, folder = settings.direction(name).old, PATHS.teacher(name)
     tuned = folder / "backbone.safetensors" if settings.teacher.train[old] == "all" else None
     return frozen_backbone(settings, windows, old, tuned), load_head(folder)
+
+
+def activations_of(settings: Settings, name: str, split: str) -> Activations:
+    """Load a split's activations; where the last layer is not stored, the old model gives it.
+
+    Raises
+    ------
+    ValueError
+        The old model or the windows are not those that the activations were made from.
+    """
+    path = PATHS.activations(name, split)
+    found = Activations.load(path)
+    if not isinstance(found.last, AbsentRows):
+        return found
+    d = settings.direction(name)
+    file = PATHS.windows(d.dataset, split)
+    x, one = SignalRows(file, d.old), Windows.load(file, [d.old])
+    old, _ = teacher_of(settings, name, one)
+    here = {"old model": model_digest(old), "old windows": signal_digest(x)}
+    check_made_of(path, here, {key: found.made_of.get(key, "") for key in here})
+    return replace(found, last=RecomputedRows(old, x, found.last.shape))
 
 
 def flattened_pair(settings: Settings, name: str) -> tuple[list[np.ndarray], list[np.ndarray]]:

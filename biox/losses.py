@@ -1,5 +1,6 @@
 """What the bridge is trained to: equation 7, and the alternatives the paper's appendix studies."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,13 +13,19 @@ from biox.config import Bridge
 
 
 def cosine_loss(bridged: Tensor, target: Tensor) -> Tensor:
-    """``1 - cos`` between flattened last layers [batch, N_L, d_L], mean over the batch (eq. 7)."""
-    return 1 - F.cosine_similarity(bridged.flatten(1), target.flatten(1)).mean()
+    """``1 - cos`` between flattened last layers, mean over the batch (eq. 7).
+
+    Like all losses here: [..., batch, N_L, d_L] gives [...], one loss for each batch.
+    """
+    bridged, target = bridged.flatten(-2), target.flatten(-2)
+    # As in F.cosine_similarity, of which half the time would go into dividing whole layers.
+    norms = (torch.linalg.vector_norm(h, dim=-1).clamp_min(1e-8) for h in (bridged, target))
+    return 1 - (torch.linalg.vecdot(bridged, target) / math.prod(norms)).mean(dim=-1)
 
 
 def mae_loss(bridged: Tensor, target: Tensor) -> Tensor:
     """Mean absolute error, an alternative the paper's appendix studies."""
-    return F.l1_loss(bridged, target)
+    return (bridged - target).abs().mean(dim=(-3, -2, -1))
 
 
 def infonce_loss(bridged: Tensor, target: Tensor, temperature: float = 0.1) -> Tensor:
@@ -27,9 +34,9 @@ def infonce_loss(bridged: Tensor, target: Tensor, temperature: float = 0.1) -> T
     A released script asks for InfoNCE, but no such loss is in the released code: direction (bridged
     to target) and temperature are ours.
     """
-    bridged, target = (F.normalize(h.flatten(1), dim=1) for h in (bridged, target))
-    own = torch.arange(len(target), device=target.device)
-    return F.cross_entropy(bridged @ target.T / temperature, own)
+    bridged, target = (F.normalize(h.flatten(-2), dim=-1) for h in (bridged, target))
+    chances = (bridged @ target.mT / temperature).log_softmax(dim=-1)
+    return -chances.diagonal(dim1=-2, dim2=-1).mean(dim=-1)
 
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
@@ -67,6 +74,10 @@ class Objective:
     def __call__(self, model: BridgedModel, pooled: Tensor, target: Tensor) -> Tensor:
         """Loss of a batch: pooled [batch, d_m] against target [batch, N, d]."""
         bridged = model.last_layer(pooled) if self.align == "last" else model.bridge(pooled)
+        return self.compare(bridged, target)
+
+    def compare(self, bridged: Tensor, target: Tensor) -> Tensor:
+        """Loss of each batch [...]: found against wanted representations [..., batch, N, d]."""
         options = {"temperature": self.temperature} if self.loss == "infonce" else {}
         return LOSSES[self.loss](bridged, target, **options)
 

@@ -67,8 +67,14 @@ def build(kind: Any, value: Any, key: str) -> Any:
         return tuple(build(args[0], v, f"{key}[{i}]") for i, v in enumerate(value))
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    expected = {int: "a whole number", float: "a number such as 1.0e-4", str: "a text"}[kind]
-    check(isinstance(value, kind) and not isinstance(value, bool), key, expected, value)
+    expected = {
+        int: "a whole number",
+        float: "a number such as 1.0e-4",
+        str: "a text",
+        bool: "true or false",
+    }[kind]
+    good = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    check(good, key, expected, value)
     check(kind is not float or math.isfinite(value), key, "a finite number", value)
     return value
 

@@ -1,7 +1,8 @@
-"""Training the bridge on cached activations (section 3.2, equation 7, algorithm 1).
+"""Training bridges on cached activations (section 3.2, equation 7, algorithm 1).
 
 A step is bridge forward, tail forward, tail backward: the new model's layers up to m and the old
-model's own last layer are read from the cache, never computed again.
+model's own last layer are read from the cache, never computed again. Bridges between the same
+models, of other seeds or sizes, train together (`biox.stacking`); one bridge is a stack of one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,36 +17,12 @@ from biox.activations import Activations
 from biox.backbones.base import Backbone
 from biox.backbones.labram import LaBraM
 from biox.bridge import BridgedModel, PrototypeBridge
+from biox.compute import AS_IT_COMES, Compute
 from biox.config import Bridge
 from biox.losses import EQUATION_7, Objective
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """What a bridge learns from: one row a paired window.
-
-    Attributes
-    ----------
-    pooled : Tensor, [n, d_m]
-        Pooled output of the new model's layer m on the new modality.
-    target : Tensor, [n, N_L, d_L]
-        Last layer of the old model on the old modality (h_L), or with ``align: input`` the input
-        of its layer l [n, N_l, d_l].
-    """
-
-    pooled: Tensor
-    target: Tensor
-
-    def __post_init__(self):
-        if len(self.pooled) != len(self.target) or len(self.pooled) == 0:
-            raise ValueError(
-                f"pairs: expected as many pooled features as targets, and some, "
-                f"found {len(self.pooled)} and {len(self.target)}"
-            )
-
-    def to(self, device: torch.device | str) -> "Pairs":
-        """Copy to a device."""
-        return Pairs(self.pooled.to(device), self.target.to(device))
+from biox.pairs import Pairs, on_device
+from biox.resume import Resume
+from biox.stacking import StackedTraining
 
 
 @dataclass(frozen=True)
@@ -111,61 +88,96 @@ def fit_bridge(
     seed: int = 0,
     objective: Objective = EQUATION_7,
     watch: Callable[[int, BridgedModel], None] | None = None,
+    compute: Compute = AS_IT_COMES,
+    resume: Resume | None = None,
 ) -> Fit:
     """Train ``model.bridge`` in place with Adam; keep the epoch with the lowest loss on val.
 
+    `fit_bridges` with a single bridge; see there.
+    """
+    told = watch and (lambda epoch, models: watch(epoch, models[0]))
+    rest = (lr, epochs, batch, [seed], objective, told, compute, resume)
+    return fit_bridges([model], pair, val, *rest)[0]
+
+
+def fit_bridges(
+    models: Sequence[BridgedModel],
+    pair: Pairs,
+    val: Pairs,
+    lr: float,
+    epochs: int,
+    batch: int = 16,
+    seeds: Sequence[int] = (0,),
+    objective: Objective = EQUATION_7,
+    watch: Callable[[int, Sequence[BridgedModel]], None] | None = None,
+    compute: Compute = AS_IT_COMES,
+    resume: Resume | None = None,
+) -> list[Fit]:
+    """Train the bridges of several models together, each as it would train alone.
+
     Parameters
     ----------
-    model : BridgedModel
-        Its frozen parts give the tail; only its bridge changes.
+    models : sequence of BridgedModel
+        Their frozen parts, which they share, give the tail; only their bridges change. Ranks and
+        numbers of prototypes may differ.
     pair, val : Pairs
         Cached activations of the paired and of the validation windows.
     lr : float
         Learning rate of Adam.
     epochs, batch : int
-    seed : int
-        Decides the order of the windows.
+    seeds : sequence of int
+        One a model: decides the order of its windows.
     objective : Objective
         By default equation 7.
     watch : callable, optional
-        Told the epoch and the model after each epoch; decides nothing.
+        Told the epoch and the models after each epoch; decides nothing.
+    compute : Compute
+        Precision, compilation, and how many bridges pass the tail at once.
+    resume : Resume, optional
+        Where training saves its state, to go on from there after it was killed.
+
+    Returns
+    -------
+    list of Fit
+        One a model.
 
     Raises
     ------
     FloatingPointError
-        The loss stops being finite; the message names the epoch.
+        A loss stops being finite; the message names the epoch.
+    ValueError
+        The models differ in more than their bridges, or there are not as many seeds.
     """
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam(model.bridge.parameters(), lr=lr)
-    train_loss, val_loss = [mean_loss(model, pair, objective)], [mean_loss(model, val, objective)]
-    best_epoch, best_weights = 0, None
-    for epoch in trange(1, epochs + 1, desc=f"bridge, seed {seed}", disable=None):
-        total = 0.0
-        try:
-            for rows in torch.randperm(len(pair.pooled), generator=generator).split(batch):
-                loss = objective(model, pair.pooled[rows], pair.target[rows])
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                total += loss.item() * len(rows)
-            train_loss.append(total / len(pair.pooled))
-            val_loss.append(mean_loss(model, val, objective))
-        except FloatingPointError as error:  # of a layer of the tail
-            raise FloatingPointError(
-                f"bridge: {error}, in epoch {epoch} at learning rate {lr}"
-            ) from error
-        if not (train_loss[-1] < float("inf") and val_loss[-1] < float("inf")):
-            raise FloatingPointError(
-                f"bridge: expected a finite loss, found {train_loss[-1]} on pair and "
-                f"{val_loss[-1]} on val in epoch {epoch} at learning rate {lr}"
-            )
-        if watch is not None:
-            watch(epoch, model)
-        if best_weights is None or val_loss[-1] < val_loss[best_epoch]:
-            best_epoch = epoch
-            best_weights = {k: v.clone() for k, v in model.bridge.state_dict().items()}
-    model.bridge.load_state_dict(best_weights)
-    return Fit(tuple(train_loss), tuple(val_loss), best_epoch)
+    if len(models) != len(seeds) or not models:
+        raise ValueError(
+            f"fit_bridges: expected some models and a seed for each, "
+            f"found {len(models)} models and {len(seeds)} seeds"
+        )
+    bridge = models[0].bridge
+    written = batch * bridge.n_tokens * len(bridge.prototypes)
+    together = compute.together(written, bridge.A.device.type)
+    stacks = []
+    for i in range(0, len(models), together):
+        part = slice(i, i + together)
+        how = (lr, batch, seeds[part], objective, compute)
+        stacks.append(StackedTraining(models[part], pair, val, *how))
+    done = resume.restore(stacks, epochs) if resume is not None else 0
+    title = f"bridge, seed {', '.join(str(seed) for seed in seeds)}"
+    for epoch in trange(done, epochs + 1, desc=title, disable=None):  # 0: before training
+        for stack in stacks:
+            stack.epoch() if epoch > 0 else stack.measure()
+        if resume is not None and epoch > 0:
+            resume.save(stacks)
+        if watch is not None and epoch > 0:
+            for stack in stacks:
+                stack.write()
+            watch(epoch, models)
+    for stack in stacks:
+        stack.restore_best()
+        stack.write()
+    if resume is not None:
+        resume.done()
+    return [Fit(*found) for stack in stacks for found in stack.found()]
 
 
 @dataclass(frozen=True)
@@ -201,8 +213,10 @@ def train_seeds(
     seeds: Sequence[int],
     device: str = "cpu",
     targets: Mapping[str, Tensor] | None = None,
+    compute: Compute = AS_IT_COMES,
+    resume: Resume | None = None,
 ) -> list[SeedResult]:
-    """Train one bridge a seed on cached *pair* activations and ask each about *test*.
+    """Train one bridge a seed, all together, on cached *pair* activations; ask each about *test*.
 
     Parameters
     ----------
@@ -213,6 +227,8 @@ def train_seeds(
     targets : mapping, optional
         Needed with ``align: input``: input of old layer l [n, N_l, d_l] on ``pair`` and ``val``
         (`biox.activations.layer_input`).
+    compute, resume : optional
+        As in `fit_bridges`.
 
     Raises
     ------
@@ -228,31 +244,23 @@ def train_seeds(
         )
     pairs = {s: Pairs(a.new[m], targets.get(s, a.last)).to(device) for s, a in cached.items()}
     reshaped = settings.layout == "released" and isinstance(old, LaBraM)
+    sizes = (settings.rank, settings.n_prototypes)
+    tokens = cached["pair"].tokens[l] if settings.prototypes == "tokens" else None
+    shapes = (cached["pair"].new[m].shape[1], old.token_shape(l))
+    bridges = [initial_bridge(*shapes, *sizes, seed, tokens, reshaped) for seed in seeds]
+    models = [BridgedModel(new, old, bridge, head, m, l).to(device) for bridge in bridges]
+    how = (settings.lr, settings.epochs, settings.batch, seeds, objective)
     results = []
-    for seed in seeds:
-        bridge = initial_bridge(
-            cached["pair"].new[m].shape[1],
-            old.token_shape(l),
-            settings.rank,
-            settings.n_prototypes,
-            seed,
-            tokens=cached["pair"].tokens[l] if settings.prototypes == "tokens" else None,
-            reshaped=reshaped,
+    with compute.cpu_threads():
+        fits = fit_bridges(
+            models, pairs["pair"], pairs["val"], *how, compute=compute, resume=resume
         )
-        model = BridgedModel(new, old, bridge, head, m, l).to(device)
-        fit = fit_bridge(
-            model,
-            pairs["pair"],
-            pairs["val"],
-            settings.lr,
-            settings.epochs,
-            settings.batch,
-            seed,
-            objective,
-        )
-        probabilities = predict(model, pairs["test"].pooled).cpu().numpy()
-        cosine = 1 - mean_loss(model, pairs["test"])
-        results.append(SeedResult(seed, model.cpu(), fit, probabilities, cosine))
+        for seed, model, fit in zip(seeds, models, fits, strict=True):
+            probabilities = predict(model, pairs["test"].pooled).cpu().numpy()
+            cosine = 1 - mean_loss(model, pairs["test"])
+            results.append(SeedResult(seed, model, fit, probabilities, cosine))
+    for model in models:
+        model.cpu()
     return results
 
 
@@ -261,8 +269,9 @@ def mean_loss(
     model: BridgedModel, pairs: Pairs, objective: Objective = EQUATION_7, batch: int = 64
 ) -> float:
     """Mean loss over all pairs, by default of equation 7."""
+    device = model.bridge.A.device
     losses = [
-        objective(model, x, y).item() * len(x)
+        objective(model, x, on_device(y, device)).item() * len(x)
         for x, y in zip(pairs.pooled.split(batch), pairs.target.split(batch), strict=True)
     ]
     return sum(losses) / len(pairs.pooled)

@@ -83,6 +83,10 @@ def put(content, key, value):
         ("datasets.isruc.splits.val", [7], r"datasets.isruc.splits.val\[0\]: expected a text"),
         ("datasets.wesad.step", 0, r"datasets.wesad.step: expected a step above 0"),
         ("backbones.ecg.checkpoint", 3, r"backbones.ecg.checkpoint: expected a text"),
+        ("compute.autocast", 1, r"compute.autocast: expected true or false, found 1"),
+        ("compute.threads", 0, r"compute.threads: expected a number above 0, found 0"),
+        ("compute.at_most", 1e6, r"compute.at_most: expected a whole number, found 1000000.0"),
+        ("compute.gpus", 1, r"compute.gpus: expected one of .*unknown key"),
         ("positions", None, r"positions: expected names with values, found None"),
     ],
 )
@@ -178,6 +182,12 @@ def test_null_means_untrained_and_whole_numbers_are_numbers(content, tmp_path):
     settings = load(content, tmp_path)
     assert settings.backbones["ecg"].checkpoint is None
     assert settings.bridge.lr == 1.0 and isinstance(settings.bridge.lr, float)
+
+
+def test_the_file_says_what_holds_without_its_section_compute(content, tmp_path):
+    written = load(content, tmp_path).compute
+    del content["compute"]
+    assert load(content, tmp_path).compute == written
 
 
 def test_override_checks_like_the_file():

@@ -4,11 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from fill import windows as golden_input
 
+from biox.activations import flattened_states
+from biox.backbones import build
 from biox.cka import linear_cka
-from biox.positions import select_positions
-from biox.probe import probe_score
+from biox.positions import flattened_cka, select_positions
+from biox.probe import probe_score, probe_scores
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "selector.npz")
 
@@ -110,3 +113,56 @@ def test_given_positions_are_taken_and_scored_all_the_same():
     assert given.cka[1] == pytest.approx(linear_cka(new[2], old[1], debiased=True))
     with pytest.raises(ValueError, match=r"expected l out of 0..2, found 3"):
         select_positions(new, old, labels, l=3)
+
+
+@pytest.mark.parametrize("by_subject", [True, False])
+def test_processes_share_probes_without_changing_a_bit(by_subject):
+    new, _, labels = golden_layers()
+    subjects = np.repeat([f"p{i}" for i in range(8)], 25) if by_subject else None
+    alone = probe_scores(new, labels, subjects)
+    assert probe_scores(new, labels, subjects, n_jobs=2) == alone
+    np.testing.assert_allclose(alone, [probe_score(x, labels, subjects) for x in new], rtol=1e-6)
+
+
+def paired_windows(n):
+    """Tiny models with random weights, and windows of one rhythm a pair."""
+    torch.manual_seed(0)
+    new, old = (build(name, "tiny", seconds=10) for name in ("papagei", "hubert_ecg"))
+    rate = torch.rand(n, 1, 1) + 1
+    signals = []
+    for backbone in (new, old):
+        spec = backbone.input_spec
+        time = torch.arange(spec.samples) / spec.rate
+        noise = 0.3 * torch.randn(n, spec.channels, spec.samples)
+        signals.append(torch.sin(2 * torch.pi * rate * time) + noise)
+    return new, old, *signals
+
+
+def test_streamed_cka_of_flattened_layers_is_exact_in_one_batch():
+    new, old, x_new, x_old = paired_windows(24)
+    outputs, inputs = flattened_states(new, x_new)[1:], flattened_states(old, x_old)[:-1]
+    exact = [[linear_cka(a, b, debiased=True) for b in inputs] for a in outputs]
+    found = flattened_cka(new, old, x_new, x_old, batch=24)
+    np.testing.assert_allclose(found, exact, atol=1e-4)
+    batches = flattened_cka(new, old, x_new, x_old, batch=10)
+    assert batches.shape == found.shape and not np.allclose(batches, found, atol=1e-4)
+    np.testing.assert_array_equal(batches, flattened_cka(new, old, x_new, x_old, batch=10))
+    np.testing.assert_allclose(batches, found, atol=0.15)
+    with pytest.raises(ValueError, match="found 24 new and 5 old"):
+        flattened_cka(new, old, x_new, x_old[:5])
+
+
+def test_streamed_values_decide_and_leave_no_biased_ones():
+    rng = np.random.default_rng(0)
+    new, old = ([rng.normal(size=(40, 5)) for _ in range(n)] for n in (2, 3))
+    labels, table = np.arange(40) % 2, np.array([[0.1, 0.9, 0.2], [0.3, np.nan, 0.7]])
+    for m, l in ((0, 1), (1, 2)):
+        found = select_positions(new, old, labels, m=m, streamed=table)
+        assert found.l == l and np.isnan(found.cka_biased).all()
+        np.testing.assert_array_equal(found.cka, table[m])
+    with pytest.raises(ValueError, match="found cka 'biased'"):
+        select_positions(new, old, labels, cka="biased", streamed=table)
+    with pytest.raises(ValueError, match="and flattened states"):
+        select_positions(new, old, labels, streamed=table, flattened=(new, old))
+    with pytest.raises(ValueError, match=r"\(2, 3\), found \(3, 2\)"):
+        select_positions(new, old, labels, streamed=table.T)

@@ -11,6 +11,7 @@ from torch import Tensor
 from biox.activations import Activations
 from biox.backbones.base import Backbone, InputSpec
 from biox.data.windows import UNLABELLED, Windows
+from biox.sizes import DiskEstimate
 from biox.training import SeedResult
 
 
@@ -99,14 +100,16 @@ def layer_shapes(**backbones: Backbone) -> pd.DataFrame:
     return pd.DataFrame(columns).rename_axis("input of layer").fillna("")
 
 
-def file_sizes(files: Mapping[str, Path]) -> pd.DataFrame:
-    """Size of each file in MB."""
-    return pd.DataFrame(
-        {
-            name: {"file": str(path), "MB": round(path.stat().st_size / 1e6, 1)}
-            for name, path in files.items()
-        }
-    ).T
+def disk_table(estimates: Mapping[str, DiskEstimate]) -> pd.DataFrame:
+    """What activations take, in MB, by split; beside it what full features would."""
+    names = {
+        "pooled": "pooled features",
+        "tokens": "tokens and logits",
+        "last": "last layer",
+        "full": "all layers, all tokens",
+    }
+    rows = {split: vars(estimate) for split, estimate in estimates.items()}
+    return (pd.DataFrame(rows).T.rename(columns=names) / 1e6).round(1)
 
 
 def pseudo_label_counts(cached: Mapping[str, Activations]) -> pd.DataFrame:

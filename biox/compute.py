@@ -1,0 +1,71 @@
+"""How training uses the machine: section `compute` of params.yaml."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+AT_MOST = {"cpu": 250_000, "cuda": 50_000_000}
+"""Numbers. On a CPU, sixteen bridges before tiny models gained from company up to here, and lost
+beyond."""
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What changes the time and memory of training bridges, and their results by rounding alone.
+
+    Attributes
+    ----------
+    autocast : bool
+        Run the tail in bfloat16 where torch deems that safe; bridge, loss and Adam stay in 32 bit.
+    compile : bool
+        Run the tail through ``torch.compile``. Needs a C++ compiler; pays off in long trainings.
+    threads : int, optional
+        Of the CPU; None: as torch chooses.
+    at_most : int, optional
+        So many numbers bridges that train together may write before the tail in a step (4 bytes
+        each; a tail keeps tens of times as much for its way back). None: what measured fastest, on
+        a CPU what its caches hold, on a GPU far more. 1: each bridge trains by itself.
+    """
+
+    autocast: bool = False
+    compile: bool = False
+    threads: int | None = None
+    at_most: int | None = None
+
+    def __post_init__(self):
+        for name in ("threads", "at_most"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}: expected a number above 0, found {value}")
+
+    def together(self, numbers: int, device_type: str) -> int:
+        """How many bridges train together, if a step of each writes so many numbers."""
+        return max(1, (self.at_most or AT_MOST[device_type]) // numbers)
+
+    @contextmanager
+    def cpu_threads(self) -> Iterator[None]:
+        """Within it, torch computes with `threads` threads."""
+        import torch  # not at the top: reading settings needs no torch
+
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads or before)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+    def precision(self, device_type: str) -> AbstractContextManager:
+        """Within it, the tail computes in bfloat16, if `autocast` says so."""
+        import torch
+
+        return torch.autocast(device_type, torch.bfloat16, enabled=self.autocast)
+
+    def prepared(self, tail: Callable) -> Callable:
+        """Compile a tail, if `compile` says so."""
+        import torch
+
+        return torch.compile(tail) if self.compile else tail
+
+
+AS_IT_COMES = Compute()
+"""The defaults: 32 bit, nothing compiled, torch's own choice of threads."""
