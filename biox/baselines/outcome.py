@@ -58,7 +58,7 @@ def predictions_of(outcomes: Sequence[Outcome], test, direction: str) -> pd.Data
 
 
 def save_outcomes(folder: Path | str, outcomes: Sequence[Outcome], test, direction: str) -> None:
-    """Write ``predictions.csv`` and ``curves.csv``, and ``methods.json`` last: then all is there."""
+    """Write ``predictions.csv``, ``curves.csv`` and, last, ``methods.json``: then all is there."""
     folder = Path(folder)
     (folder / "methods.json").unlink(missing_ok=True)
     curves = pd.concat(
