@@ -99,6 +99,8 @@ class BackboneChoice:
     name: str
     size: str
     checkpoint: str | None  # a file; null: untrained
+    # For labram: how the 16 rows of the published time embedding serve longer windows.
+    widen: Literal["interpolate", "extend"] | None = None
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ from importlib.resources import files
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 import yaml
 from scipy import signal as dsp
 from sklearn.metrics import balanced_accuracy_score
 
 from biox.backbones import Backbone, build
+from biox.backbones.labram import widen_time_embed
 from biox.bridge import PrototypeBridge
 from biox.config import Settings
 from biox.data import READERS
@@ -148,12 +148,12 @@ def time_rows(settings: Settings, rows: int = 16, seed: int = 0) -> pd.DataFrame
     parts = {s: Windows.load(PATHS.windows("isruc", s), ["eeg"]) for s in ("train", "test")}
     backbone = frozen_backbone(settings, parts["train"], "eeg")
     trained = backbone.time_embed.clone()
-    stretched = F.interpolate(trained[:, :rows].transpose(1, 2), trained.shape[1], mode="linear")
     noise = 0.02 * torch.randn(trained.shape, generator=torch.Generator().manual_seed(seed))
+    published = trained[:, :rows]
     tables = {
         "all 30 rows trained": trained,
-        "16 rows interpolated to 30 (biox)": stretched.transpose(1, 2),
-        "16 rows, 14 untrained ones (released)": torch.cat([trained[:, :rows], noise[:, rows:]], 1),
+        "16 rows, widen: interpolate (default)": widen_time_embed(published, noise, "interpolate"),
+        "16 rows, widen: extend (14 untrained)": widen_time_embed(published, noise, "extend"),
     }
     scores = {}
     for name, table in tables.items():

@@ -126,7 +126,7 @@ def pretraining_corpora(
     for i, seconds in enumerate(lengths):
         n = round(60 * settings.minutes[modality] / seconds)
         spec = backbone.for_seconds(seconds).input_spec
-        raw = corpus(modality, n, seconds, seed=settings.seed + i, channels=spec.channels)
+        raw = corpus(modality, n, seconds, settings.seed + i, channels=spec.channels, n_jobs=-1)
         x = [
             condition(Signal(values, raw.rate, raw.unit, raw.channels), spec).values
             for values in tqdm(raw.signals, desc="conditioning", disable=None)
@@ -147,6 +147,7 @@ def frozen_backbone(
         checkpoint=checkpoint or choice.checkpoint,
         n_channels=windows.signals[modality].shape[1],
         seconds=windows.seconds(modality),
+        widen=choice.widen,
     )
     return backbone.eval().requires_grad_(False)
 

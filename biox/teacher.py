@@ -96,7 +96,9 @@ def choose_penalty(features: Tensor, y: np.ndarray, subjects: np.ndarray) -> flo
     out once (in at most eight groups). Of a single subject, fifths of each class are left out.
     """
     n_subjects = len(np.unique(subjects))
-    folds = GroupKFold(min(8, n_subjects)) if n_subjects > 1 else StratifiedKFold(5)
+    folds, groups = StratifiedKFold(5), None
+    if n_subjects > 1:
+        folds, groups = GroupKFold(min(8, n_subjects)), subjects
     scores = []
     for penalty in PENALTIES:
         regression = LogisticRegression(C=penalty, class_weight="balanced", max_iter=5000)
@@ -104,7 +106,7 @@ def choose_penalty(features: Tensor, y: np.ndarray, subjects: np.ndarray) -> flo
             make_pipeline(StandardScaler(), regression),
             features.numpy(),
             y,
-            groups=subjects,
+            groups=groups,
             cv=folds,
         )
         scores.append(balanced_accuracy_score(y, answers))

@@ -226,10 +226,13 @@ def test_windows_that_do_not_fit_are_refused(tiny, name):
         (("ecg_fm", "tiny", None, 12, 0.03), "ecg_fm: expected windows of at least 16 .* found 15"),
         (
             ("cbramod", "tiny", None, 1, 2.5),
-            "cbramod: expected windows of whole seconds, found 2.5",
+            "cbramod: expected windows of whole patches, 1 s each, found 2.5",
         ),
         (("labram", "tiny", None, 0), "found 0 channels of 30 s"),
-        (("labram", "tiny", None, 6, 2.5), "labram: expected windows of whole seconds, found 2.5"),
+        (
+            ("labram", "tiny", None, 6, 2.5),
+            "labram: expected windows of whole patches, 1 s each, found 2.5",
+        ),
         (("papagei", "tiny", None, 1, 0), "found 1 channels of 0 s"),
         (("hubert_ecg", "tiny", None, 1, 0.5), "expected windows of at least .* found 50"),
         (("normwear", "tiny", None, 3, 0.05), "expected windows of at least 11 samples.*found 6"),

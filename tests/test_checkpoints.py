@@ -186,6 +186,16 @@ def test_the_published_labram_serves_30_seconds():
     same(kept.time_embed[:, 16:], before[:, 16:])
 
 
+def test_how_to_widen_is_a_choice_of_build_where_there_is_something_to_widen():
+    short = build("labram", "base", seconds=16)
+    save(short, "short.safetensors")
+    with pytest.warns(UserWarning, match="extend"):
+        kept = build("labram", "base", "short.safetensors", seconds=20, widen="extend")
+    same(kept.time_embed[:, :16], short.time_embed)
+    with pytest.raises(ValueError, match="papagei: expected no `widen`.*found 'extend'"):
+        build("papagei", "tiny", widen="extend")
+
+
 def test_fewer_seconds_take_the_first_rows():
     table = windows("table", (1, 30, 4))
     for how in ("interpolate", "extend"):

@@ -51,6 +51,7 @@ def put(content, key, value):
         ("bridge.temperature", 0, r"bridge.temperature: expected a number above 0, found 0"),
         ("positions.features", "tokens", r"positions.features: expected one of .*'flattened'"),
         ("datasets.fog.resampling", "cubic", r"datasets.fog.resampling: expected .*'polyphase'"),
+        ("backbones.eeg.widen", "stretch", r"backbones.eeg.widen: expected one of .*'extend'"),
         ("pretrain.mask", 1.5, r"pretrain.mask: expected a share in \[0, 1\), found 1.5"),
         ("pretrain.lr.ecg", 0, r"pretrain.lr.ecg: expected a number above 0, found 0"),
         ("seeds", [0, 0], r"seeds: expected distinct numbers"),

@@ -23,6 +23,12 @@ def test_corpus_has_finite_windows_and_targets(modality):
     assert not np.array_equal(corpus(modality, 6, 12, seed=6).signals, c.signals)
 
 
+def test_processes_change_nothing():
+    one, two = (corpus("emg", 120, 3, seed=5, n_jobs=n) for n in (1, 2))
+    np.testing.assert_array_equal(one.signals, two.signals)
+    np.testing.assert_array_equal(one.targets, two.targets)
+
+
 def test_corpus_heart_rates_are_uniform_and_found_by_neurokit():
     for modality in ("ecg", "ppg"):
         c = corpus(modality, 150, 30, seed=1)

@@ -10,7 +10,7 @@ import torch
 from fill import GOLDEN
 from scipy.signal import resample_poly
 
-from biox.config import Bridge, Dataset, Positions, Settings, Teacher, load_settings
+from biox.config import BackboneChoice, Bridge, Dataset, Positions, Settings, Teacher, load_settings
 from biox.data import READERS
 from biox.data.simulate import simulate_fog
 from biox.deviations import BRIDGE_VARIANTS, independent_cka
@@ -24,6 +24,7 @@ SECTIONS = {
     "positions": Positions,
     "teacher": Teacher,
     "datasets": Dataset,
+    "backbones": BackboneChoice,
 }
 
 

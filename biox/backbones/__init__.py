@@ -29,6 +29,7 @@ def build(
     checkpoint: Path | str | None = None,
     n_channels: int | None = None,
     seconds: float | None = None,
+    widen: str | None = None,
 ) -> Backbone:
     """Make a backbone in evaluation mode, with random weights or those of a file.
 
@@ -47,12 +48,15 @@ def build(
         Channels of a window; the backbone's default if not given.
     seconds : float, optional
         Length of a window; the backbone's default if not given.
+    widen : str, optional
+        For labram: how a checkpoint with a shorter time embedding serves longer windows,
+        ``interpolate`` (default) or ``extend`` (`biox.backbones.labram.widen_time_embed`).
 
     Raises
     ------
     ValueError
-        Unknown name or size, a window that the model cannot read, or a file that does not fit, is
-        damaged, is no checkpoint or wants something run.
+        Unknown name or size, a window that the model cannot read, `widen` for a model with nothing
+        to widen, or a file that does not fit, is damaged, is no checkpoint or wants something run.
     FileNotFoundError
         The checkpoint is absent.
 
@@ -67,6 +71,10 @@ def build(
     if size not in kind.sizes:
         raise ValueError(f"{name}: expected a size of {sorted(kind.sizes)}, found {size!r}")
     backbone = kind(size, n_channels, seconds)
+    if widen is not None:
+        if kind.widen is None:
+            raise ValueError(f"{name}: expected no `widen`, it has no such table; found {widen!r}")
+        backbone.widen = widen
     if checkpoint is not None:
         load(backbone, checkpoint)
     return backbone.eval()

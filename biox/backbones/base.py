@@ -94,6 +94,9 @@ class Backbone(nn.Module):
     resizable: tuple[str, ...] = ()
     """Tables [1, rows, features] that may have another number of rows; see `resized`."""
 
+    widen: str | None = None
+    """How `resized` makes rows that a file lacks; None where a model has no such table."""
+
     def resized(self, key: str, table: Tensor) -> Tensor:
         """Make a file's table [1, rows, features] one of this model's number of rows."""
         raise TypeError(f"{type(self).__name__} resizes no {key}")

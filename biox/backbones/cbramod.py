@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from biox.backbones.base import Backbone, InputSpec, Origin
 from biox.backbones.blocks import initialise
-from biox.backbones.inputs import check_windows, configured
+from biox.backbones.inputs import check_windows, configured, whole_patches
 
 PATCH = 200  # samples: one second
 STEPS = 8  # time steps that the convolutions leave of a patch
@@ -138,8 +138,7 @@ class CBraMod(Backbone):
         super().__init__()
         config = self.sizes[size]
         self.input_spec = configured(self.default_spec, n_channels, seconds)
-        if self.input_spec.samples % PATCH:
-            raise ValueError(f"cbramod: expected windows of whole seconds, found {seconds:g} s")
+        whole_patches(self.input_spec, PATCH, "cbramod")
         self.n_layers = config.layers
         self.patch_embedding = PatchEmbedding(config.conv_channels, config.position)
         dim = STEPS * config.conv_channels

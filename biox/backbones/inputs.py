@@ -46,6 +46,22 @@ def configured(
     return spec
 
 
+def whole_patches(spec: InputSpec, patch: int, name: str) -> int:
+    """Count the patches of `patch` samples in a window of `spec`.
+
+    Raises
+    ------
+    ValueError
+        The window is no whole number of patches.
+    """
+    if spec.samples % patch:
+        raise ValueError(
+            f"{name}: expected windows of whole patches, {patch / spec.rate:g} s each, "
+            f"found {spec.seconds:g} s"
+        )
+    return spec.samples // patch
+
+
 def check_windows(x: Tensor, spec: InputSpec) -> None:
     """Refuse windows that are not [batch, channels, samples] of `spec`; nothing is padded or cut.
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from biox.backbones.base import Backbone, InputSpec, Origin
 from biox.backbones.blocks import Block, initialise
-from biox.backbones.inputs import check_windows, configured
+from biox.backbones.inputs import check_windows, configured, whole_patches
 
 PATCH = 200  # samples: one second
 EPS = 1e-6  # of every LayerNorm
@@ -105,7 +105,8 @@ class LaBraM(Backbone):
     ----------
     widen : str
         How `biox.backbones.load` makes the 16 rows of the published time embedding serve longer
-        windows: ``interpolate`` (default) or ``extend``; see `widen_time_embed`.
+        windows: ``interpolate`` (default) or ``extend``, see `widen_time_embed`; a setting of
+        `biox.backbones.build` and of ``backbones.eeg`` in params.yaml.
 
     Raises
     ------
@@ -141,12 +142,11 @@ class LaBraM(Backbone):
         super().__init__()
         widths = self.sizes[size]
         self.input_spec = configured(self.default_spec, n_channels, seconds)
-        if self.input_spec.samples % PATCH:
-            raise ValueError(f"labram: expected windows of whole seconds, found {seconds:g} s")
+        patches = whole_patches(self.input_spec, PATCH, "labram")
         self.n_layers = widths.layers
         self.patch_embed = TemporalConv(widths.conv_channels)
         dim = PATCH // 8 * widths.conv_channels
-        rows = max(widths.time_rows, self.input_spec.samples // PATCH)
+        rows = max(widths.time_rows, patches)
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
         self.time_embed = nn.Parameter(torch.empty(1, rows, dim))
         self.blocks = nn.ModuleList(

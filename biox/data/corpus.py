@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+from joblib import Parallel, delayed
 from numpy.random import Generator
 from scipy.signal import butter, hilbert, sosfiltfilt
 
@@ -288,8 +289,27 @@ KINDS = {
 }
 
 
+_AT_A_TIME = 50
+"""Windows that a process simulates before it hands them over."""
+
+
+def _simulated(
+    modality: str, rows: range, seconds: float, seed: int, channels: int
+) -> list[tuple[np.ndarray, dict[str, float]]]:
+    """Windows `rows` of a corpus, each from a random stream of its own, and what is known."""
+    kind, stream = KINDS[modality], list(KINDS).index(modality)
+    streams = (np.random.default_rng([seed, 100 + stream, i]) for i in rows)
+    windows = (kind.window(rng, seconds, kind.rate, channels) for rng in streams)
+    return [(values.astype(np.float32), known) for values, known in windows]
+
+
 def corpus(
-    modality: str, n: int, seconds: float, seed: int = 0, channels: int | None = None
+    modality: str,
+    n: int,
+    seconds: float,
+    seed: int = 0,
+    channels: int | None = None,
+    n_jobs: int = 1,
 ) -> Corpus:
     """Simulate `n` windows, each of another person, with their targets.
 
@@ -306,6 +326,8 @@ def corpus(
     channels : int, optional
         Number of channels: 1 (ecg, ppg), 6 or 12 (eeg), 3 (emg) carry their usual names; other
         numbers are numbered. ppg has always 1. Several ecg leads share their beats.
+    n_jobs : int
+        Processes that simulate; -1: one a core. The windows are the same with any number.
 
     Raises
     ------
@@ -325,10 +347,12 @@ def corpus(
     )
     signals = np.empty((n, channels, round(seconds * kind.rate)), np.float32)
     targets: list[dict[str, float]] = []
-    stream = list(KINDS).index(modality)
-    for i in range(n):
-        rng = np.random.default_rng([seed, 100 + stream, i])
-        signals[i], known = kind.window(rng, seconds, kind.rate, channels)
+    parts = (range(a, min(a + _AT_A_TIME, n)) for a in range(0, n, _AT_A_TIME))
+    made = Parallel(n_jobs=n_jobs, return_as="generator")(
+        delayed(_simulated)(modality, part, seconds, seed, channels) for part in parts
+    )
+    for i, (values, known) in enumerate(window for part in made for window in part):
+        signals[i] = values
         targets.append(known)
     names = tuple(targets[0]) if targets else ()
     values = np.array([[known[name] for name in names] for known in targets], np.float32)

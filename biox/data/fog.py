@@ -20,7 +20,7 @@ ABOUT = Origin(
     title="Multimodal Dataset of Freezing of Gait in Parkinson's Disease, version 3",
     database="Mendeley Data r8gmbtv7w2",
     files="folders 001 ... 012 of FilteredData with task_k.txt",
-    licence="CC BY 4.0",
+    licence="stated on its page",
     citation="Zhang W et al., Multimodal data for the detection of freezing of gait in Parkinson's "
     "disease, Scientific Data 9:606, 2022, doi:10.1038/s41597-022-01713-8",
     url="https://doi.org/10.17632/r8gmbtv7w2.3",

@@ -14,6 +14,7 @@ tests ask its detectors for the rate of what is written here.
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from biox.data.raw_formats import mat_v5, number_table, python2_pickle, write_bytes
@@ -28,6 +29,7 @@ def simulate_wesad(
     subjects: Iterable[int] = WESAD_SUBJECTS,
     scale: float = 1.0,
     effect: float = 1.0,
+    n_jobs: int = 1,
 ) -> list[Path]:
     """Write ``S2/S2.pkl`` and so on, as WESAD publishes them, and return their paths.
 
@@ -42,12 +44,16 @@ def simulate_wesad(
         Multiplies `WESAD_SECONDS`; 1 gives 695 s a subject.
     effect : float
         Multiplies every influence of the state; with 0 the state leaves no trace in the signals.
+    n_jobs : int
+        Processes; -1: one a core. The files are the same with any number.
     """
-    paths = []
-    for subject in tqdm(list(subjects), desc="subjects", disable=None):
-        paths.append(Path(folder) / f"S{subject}" / f"S{subject}.pkl")
-        write_bytes(paths[-1], python2_pickle(wesad_subject(seed, subject, scale, effect)))
-    return paths
+
+    def write(subject: int) -> list[Path]:
+        path = Path(folder) / f"S{subject}" / f"S{subject}.pkl"
+        write_bytes(path, python2_pickle(wesad_subject(seed, subject, scale, effect)))
+        return [path]
+
+    return _for_each(write, list(subjects), n_jobs)
 
 
 def simulate_fog(
@@ -56,6 +62,7 @@ def simulate_fog(
     patients: Sequence[str] = tuple(FOG_SESSIONS),
     seconds: float = 80.0,
     effect: float = 1.0,
+    n_jobs: int = 1,
 ) -> list[Path]:
     """Write ``001/task_1.txt`` and so on, as the FOG data set publishes them; return the paths.
 
@@ -70,13 +77,18 @@ def simulate_fog(
         Length of each recording; a multiple of 0.1.
     effect : float
         Multiplies every influence of freezing; with 0 it leaves no trace in the signals.
+    n_jobs : int
+        Processes; -1: one a core.
     """
-    paths = []
-    for patient in tqdm(patients, desc="patients", disable=None):
+
+    def write(patient: str) -> list[Path]:
+        paths = []
         for session, table in fog_patient(seed, patient, seconds, effect).items():
             paths.append(Path(folder) / patient / session / "task_1.txt")
             write_bytes(paths[-1], number_table(table, FOG_DECIMALS))
-    return paths
+        return paths
+
+    return _for_each(write, list(patients), n_jobs)
 
 
 def simulate_isruc(
@@ -85,6 +97,7 @@ def simulate_isruc(
     subjects: Iterable[int] = ISRUC_SUBJECTS,
     epochs: int = 30,
     effect: float = 1.0,
+    n_jobs: int = 1,
 ) -> list[Path]:
     """Write ``ExtractedChannels/subject1.mat`` and ``RawData/1/1_1.txt`` and so on, as ISRUC does.
 
@@ -99,20 +112,31 @@ def simulate_isruc(
         Epochs of 30 s in each .mat; the label text has 30 more lines, as the original has.
     effect : float
         Multiplies every influence of the sleep stage; with 0 it leaves no trace in the signals.
+    n_jobs : int
+        Processes; -1: one a core.
 
     Returns
     -------
     list of Path
         The .mat file, then the label text, of each subject.
     """
-    folder, paths = Path(folder), []
-    for subject in tqdm(list(subjects), desc="subjects", disable=None):
+
+    def write(subject: int) -> list[Path]:
         signals, stages = isruc_subject(seed, subject, epochs, effect)
-        paths.append(folder / "ExtractedChannels" / f"subject{subject}.mat")
-        write_bytes(paths[-1], mat_v5(signals))
-        paths.append(folder / "RawData" / f"{subject}" / f"{subject}_1.txt")
-        write_bytes(paths[-1], stage_text(stages))
-    return paths
+        mat = Path(folder) / "ExtractedChannels" / f"subject{subject}.mat"
+        write_bytes(mat, mat_v5(signals))
+        text = Path(folder) / "RawData" / f"{subject}" / f"{subject}_1.txt"
+        write_bytes(text, stage_text(stages))
+        return [mat, text]
+
+    return _for_each(write, list(subjects), n_jobs)
+
+
+def _for_each(write: Callable, subjects: list, n_jobs: int) -> list[Path]:
+    """Write each subject's files, several subjects at a time, and return the paths in order."""
+    written = Parallel(n_jobs=n_jobs, return_as="generator")(delayed(write)(s) for s in subjects)
+    shown = tqdm(written, desc="subjects", total=len(subjects), disable=None)
+    return [path for paths in shown for path in paths]
 
 
 SIMULATORS: dict[str, Callable[..., list[Path]]] = {
@@ -120,4 +144,4 @@ SIMULATORS: dict[str, Callable[..., list[Path]]] = {
     "fog": simulate_fog,
     "isruc": simulate_isruc,
 }
-"""By data set: a function of a folder and a seed."""
+"""By data set: a function of a folder, a seed and, among others, a number of processes."""
