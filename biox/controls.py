@@ -108,8 +108,8 @@ def shuffled(cached: Mapping[str, Activations], m: int, seed: int) -> dict[str, 
     """Pooled features of new layer m: windows of ``pair`` and ``val`` stand at those of others.
 
     ``val``, which chooses the epoch, is shuffled too; ``test`` is not, since it is asked, not
-    learnt. The best that is left to learn is one and the same answer for all. A bridge, which has no
-    bias, can only give it through what all windows have in common in layer m; features around zero
+    learnt. The best that is left to learn is one and the same answer for all. A bridge has no bias
+    and can only give it through what all windows have in common in layer m; features around zero
     would turn an excess of one class into answers that differ.
     """
     pooled = {split: a.new[m] for split, a in cached.items()}
