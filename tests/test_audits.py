@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -64,6 +65,7 @@ def test_without_a_leak_there_is_no_inflation():
     assert (table["balanced accuracy (%)"] > 70).all()
 
 
+@pytest.mark.filterwarnings("ignore:Precision loss")  # all deals of one protocol score 100 %
 def test_a_leak_through_persons_shows_against_subjects_alone():
     """Every person has a direction of their own in which the classes differ."""
     windows, rng = long_windows(), np.random.default_rng(3)
@@ -76,6 +78,21 @@ def test_a_leak_through_persons_shows_against_subjects_alone():
     assert shown["shuffling adds [95 %]"].iloc[0] == ""
     text = verdict_inflation(table.reset_index().assign(head="nearest neighbour"))
     assert text.count("(**not** shown to inflate)") == 1
+
+
+def test_data_sets_of_other_classes_stand_in_one_file():
+    two, rng = long_windows(), np.random.default_rng(4)
+    three = replace(two, labels=(np.arange(720) // 10 % 3), classes=("a", "b", "c"))
+    features = torch.from_numpy(rng.normal(size=(720, 4)).astype(np.float32))
+    found = [
+        audits.deal_out(name, features, windows, audits.PROTOCOLS, FRACTIONS, 2)
+        for name, windows in (("two", two), ("three", three))
+    ]
+    together = inflation(*(pd.concat(parts) for parts in zip(*found, strict=True)))
+    alone = pd.concat([inflation(*parts) for parts in found], ignore_index=True)
+    pd.testing.assert_frame_equal(together, alone)
+    assert together["balanced accuracy (%)"][:6].mean() == pytest.approx(50, abs=6)
+    assert together["balanced accuracy (%)"][6:].mean() == pytest.approx(100 / 3, abs=6)
 
 
 def test_subjects_are_dealt_out_whole():

@@ -287,3 +287,15 @@ def test_predictions_of_another_direction_are_refused(tmp_path):
 def test_impossible_settings_are_refused(name, value):
     with pytest.raises(ValueError, match=f"{name}: expected at least"):
         Controls(**{name: value})
+
+
+def test_positions_are_tried_in_known_directions():
+    plan = load_settings(ROOT / "params.yaml")
+    with pytest.raises(ValueError, match=r"controls.positions_in: expected names out of .*'x'"):
+        replace(plan, controls=Controls(positions_in=("x",)))
+
+
+def test_a_probe_no_better_than_permuted_labels_is_named():
+    columns = {"macro-F1 of the probe there": [0.7, 0.4], "best layer, permuted": [0.5, 0.5]}
+    text = report.verdict_probes(pd.DataFrame(columns, index=["good", "noise"]))
+    assert "in 1 of 2 directions" in text and "(noise)" in text

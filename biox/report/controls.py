@@ -215,6 +215,17 @@ def _failed(rows: pd.DataFrame) -> str:
     return f" **Failed to train**: {', '.join(names)}." if len(names) else ""
 
 
+def verdict_probes(probes: pd.DataFrame) -> str:
+    """State in a sentence where the probe that selects m knows more than permuted labels would."""
+    beaten = probes["macro-F1 of the probe there"] <= probes["best layer, permuted"]
+    names = probes.index[beaten]
+    return (
+        f"- **selection of m**: in {len(names)} of {len(probes)} directions the selected layer's "
+        "probe does no better than the best layer does on permuted pseudo-labels"
+        + (f" ({', '.join(names)}): there m is chosen by noise." if len(names) else ".")
+    )
+
+
 def plot_controls(table: pd.DataFrame) -> Figure:
     """Draw scores with 95 % intervals, one panel a direction; chance is the grey line."""
     directions = table["direction"].unique()

@@ -31,6 +31,7 @@ def inflation(predictions: pd.DataFrame, dealt: pd.DataFrame, level: float = 0.9
     scored: dict[tuple[str, str, str], np.ndarray] = {}
     for (audit, method), part in predictions.groupby(["direction", "method"], sort=False):
         head, protocol = method.split(", ", 1)
+        part = part.dropna(axis="columns", how="all")  # classes of other data sets
         deals = [100 * scores(run)["balanced_accuracy"] for _, run in part.groupby("seed")]
         scored[audit, head, protocol] = np.array(deals)
     for (audit, head, protocol), values in scored.items():
