@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from biox.compute import Compute
+from biox.control_settings import Controls
 from biox.schema import build, check, read_yaml
 
 Modality = Literal["ecg", "ppg", "eeg", "emg"]
@@ -214,6 +215,7 @@ class Settings:
     bridge: Bridge
     activations: Storage = field(default_factory=Storage)
     compute: Compute = field(default_factory=Compute)
+    controls: Controls = field(default_factory=Controls)
 
     def __post_init__(self):
         check(len(set(self.seeds)) == len(self.seeds) > 0, "seeds", "distinct numbers", self.seeds)
@@ -229,6 +231,9 @@ class Settings:
         }
         for key, values in per_modality.items():
             check(set(values) >= set(self.backbones), key, sorted(self.backbones), sorted(values))
+        for name in self.controls.positions_in:
+            known = sorted(self.directions | self.real_directions)
+            check(name in known, "controls.positions_in", f"names out of {known}", name)
         for where in ("datasets", "real_datasets"):
             for name, dataset in getattr(self, where).items():
                 _check_reader(f"{where}.{name}", dataset.reader or name, dataset)

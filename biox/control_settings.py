@@ -1,0 +1,49 @@
+"""How much is spent on negative controls and audits: section `controls` of params.yaml."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Controls:
+    """Settings of `biox.controls`, `biox.audits` and `biox.report.calibration`.
+
+    Attributes
+    ----------
+    seeds_used : int
+        How many of `seeds`, from the first on, each control that trains a bridge is repeated for.
+    epochs : int, optional
+        Of all bridges of controls. Then a bridge on whole inputs trains as long, to compare them
+        with. None: as many as the bridge itself has.
+    positions_in : tuple of str
+        Directions where bridges at other positions are trained, which is slow in some.
+    random_positions : int
+        Pairs (m, l) drawn there besides the selected one.
+    selections : int
+        Position selections with permuted pseudo-labels.
+    permutations : int
+        Linear heads fitted to permuted pseudo-labels.
+    workers : int
+        Bridges that train side by side, each on one thread; no number depends on it.
+    deals : int
+        Times that the audits deal out windows, by protocol.
+    bins : int
+        Of confidence, for calibration errors and reliability diagrams.
+    """
+
+    seeds_used: int = 1
+    epochs: int | None = None
+    positions_in: tuple[str, ...] = ()
+    random_positions: int = 4
+    selections: int = 5
+    permutations: int = 20
+    workers: int = 2
+    deals: int = 10
+    bins: int = 15
+
+    def __post_init__(self):
+        least = {"seeds_used": 1, "epochs": 1, "random_positions": 0, "selections": 1}
+        least |= {"permutations": 1, "workers": 1, "deals": 2, "bins": 1}
+        for name, lowest in least.items():
+            value = getattr(self, name)
+            if value is not None and value < lowest:
+                raise ValueError(f"{name}: expected at least {lowest}, found {value}")
