@@ -34,8 +34,8 @@ class Activations:
     ----------
     new : tuple of M Tensor, [n, d_m]
         Pooled output of every new layer on the new modality.
-    old : tuple of L + 1 Tensor, [n, d_l]
-        Pooled input of every old layer on the old modality, then the last layer's pooled output.
+    old : tuple of L Tensor, [n, d_l]
+        Pooled input of every old layer on the old modality.
     last : Tensor or Rows, [n, N_L, d_L]
         Last layer of the old model, before any final norm, all tokens. From a file, rows are read
         when they are asked for: ``last[rows]``.
@@ -74,6 +74,11 @@ class Activations:
     def pseudo_labels(self) -> np.ndarray:
         """The teacher's decisions on its own modality: argmax of the logits."""
         return self.logits.argmax(dim=1).numpy()
+
+    @property
+    def pooled_last(self) -> Tensor:
+        """Pooled last layer of the old model [n, d_L]: what the teacher's head reads."""
+        return torch.cat([Backbone.pool(rows) for rows in self.last.split(256)])
 
     @classmethod
     def of(cls, arrays: Mapping[str, Tensor], last: Tensor | Rows, windows: Windows, **more):
@@ -114,7 +119,7 @@ class Activations:
             "recordings": self.recordings.tolist(),
             "classes": list(self.classes),
             "source": self.source,
-            "layers": [len(self.new), len(self.old) - 1],
+            "layers": [len(self.new), len(self.old)],
             "last": dict(last),
             "key": key,
             "made_of": dict(self.made_of),
@@ -158,7 +163,7 @@ class Activations:
                 get = file.get_tensor  # maps the file: layers that nobody reads cost no memory
                 content = dict(
                     new=tuple(get(f"new.{i}") for i in range(n_new)),
-                    old=tuple(get(f"old.{i}") for i in range(n_old + 1)),
+                    old=tuple(get(f"old.{i}") for i in range(n_old)),
                     logits=get("logits"),
                     tokens=tuple(get(f"tokens.{i}") for i in range(n_old)),
                     labels=get("labels").numpy(),

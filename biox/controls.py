@@ -174,7 +174,7 @@ def permuted_selections(
     flattened: tuple[Sequence[np.ndarray], Sequence[np.ndarray]] | None = None,
 ) -> list[Selection]:
     """Select positions n times as `settings` say, but with pseudo-labels dealt out at random."""
-    outputs, inputs = ([h.numpy() for h in part] for part in (pair.new, pair.old[:-1]))
+    outputs, inputs = ([h.numpy() for h in part] for part in (pair.new, pair.old))
     subjects = pair.subjects if settings.probe == "by_subject" else None
     found = []
     for seed in range(n):

@@ -126,7 +126,7 @@ def position_variants(case: Case, seeds: Sequence[int], scored: pd.DataFrame) ->
         One row a variant and seed.
     """
     pair = case.cached["pair"]
-    pooled, flattened = (pair.new, pair.old[:-1]), flattened_pair(case.settings, case.name)
+    pooled, flattened = (pair.new, pair.old), flattened_pair(case.settings, case.name)
     published = select_positions(*pooled, pair.pseudo_labels)
     places = {
         "default": (None, (case.m, case.l)),

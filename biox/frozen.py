@@ -28,7 +28,7 @@ def array_shapes(new: Backbone, old: Backbone, n_classes: int, n: int) -> dict[s
     """Shape of every array of n windows by its name; ``last`` comes last."""
     states = state_shapes(old)
     shapes = {f"new.{i}": (n, d) for i, (_, d) in enumerate(state_shapes(new)[1:])}
-    shapes |= {f"old.{i}": (n, d) for i, (_, d) in enumerate(states)}
+    shapes |= {f"old.{i}": (n, d) for i, (_, d) in enumerate(states[:-1])}
     shapes |= {f"tokens.{i}": (N_TOKENS_KEPT, d) for i, (_, d) in enumerate(states[:-1])}
     return shapes | {"logits": (n, n_classes), "last": (n, *states[-1])}
 
@@ -68,7 +68,7 @@ def frozen_blocks(
         states = new.hidden_states(x_new[a:b].to(device))[1:]
         block = {f"new.{i}": (a, new.pool(h).cpu()) for i, h in enumerate(states)}
         states = old.hidden_states(x_old[a:b].to(device))
-        block |= {f"old.{i}": (a, old.pool(h).cpu()) for i, h in enumerate(states)}
+        block |= {f"old.{i}": (a, old.pool(h).cpu()) for i, h in enumerate(states[:-1])}
         for i, (window, token) in enumerate(draws):
             first, end = torch.searchsorted(window, torch.tensor([a, b])).tolist()
             picked = states[i].cpu()[window[first:end] - a, token[first:end]]

@@ -212,12 +212,11 @@ def test_pooled_features_at_published_sizes_take_a_hundredth():
             x = [torch.zeros(1, m.input_spec.channels, m.input_spec.samples) for m in (new, old)]
             after, before = ([h.shape[1:] for h in m.hidden_states(y)]
                              for m, y in zip((new, old), x, strict=True))  # fmt: skip
-            assert e.pooled == 4000 * sum(d for _, d in after[1:] + before)
+            assert e.pooled == 4000 * sum(d for _, d in after[1:] + before[:-1])
             assert e.full == 4000 * sum(n * d for n, d in after + before)
             assert e.last == 4000 * np.prod(old.token_shape(old.n_layers))
             shares[name] = e.pooled / e.full
-    # HuBERT-ECG has 93 tokens in 30 s, so one of six is at 1.03 % with the last layer's mean.
-    assert sorted(shares.values())[-2] <= 0.01 and max(shares.values()) < 0.0103
+    assert max(shares.values()) <= 0.01
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [("float16", 2**-11), ("bfloat16", 2**-8)])

@@ -64,7 +64,7 @@ def test_cache_holds_what_the_models_compute(models, cached):
         states = old.hidden_states(ecg)
         for found, h in zip(cached.new, new.hidden_states(ppg)[1:], strict=True):
             torch.testing.assert_close(found, h.mean(1), rtol=1e-4, atol=1e-5)
-        for found, h in zip(cached.old, states, strict=True):
+        for found, h in zip((*cached.old, cached.pooled_last), states, strict=True):
             torch.testing.assert_close(found, h.mean(1), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(cached.last, states[-1], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(cached.logits, head(states[-1].mean(1)), rtol=1e-4, atol=1e-5)
