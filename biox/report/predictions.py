@@ -245,6 +245,22 @@ def read_curves(data: Path | str, directions: Sequence[str]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)[columns]
 
 
+def without_baselines(collected: Mapping[str, Results]) -> str:
+    """Say which directions have no baselines to show."""
+    bare = [name for name, found in collected.items() if not set(BASELINES) & set(found.methods)]
+    return f"no baselines were trained for: {', '.join(bare)}" if bare else "baselines: all trained"
+
+
+def files_read(data: Path | str, directions: Sequence[str]) -> list[Path]:
+    """Files of predictions that `collect` reads."""
+    paths = [
+        Path(data) / folder / name / "predictions.csv"
+        for name in directions
+        for folder in ("bridges", "baselines")
+    ]
+    return [path for path in paths if path.is_file()]
+
+
 def _finished(root: Path, marker: str, directions: Sequence[str]) -> None:
     missing = [name for name in directions if not (root / name / marker).is_file()]
     if missing:
