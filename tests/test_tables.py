@@ -1,13 +1,17 @@
 """Table 1 takes what params.yaml lists, whole, and nothing else; its numbers follow from it."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from fake_results import SEEDS, write_baselines, write_bridge
 
+from biox.config import load_settings
 from biox.files import read_json, write_json
 from biox.report.metrics import random_scores, scores, subject_interval
-from biox.report.predictions import METHODS, collect
+from biox.report.predictions import METHODS, collect, random_answers
 from biox.report.results import verdict, verdict_table1
 from biox.report.tables import direction_rows, readable, recompute, save_table1, table1
 
@@ -108,8 +112,6 @@ def test_sampled_random_answers_agree_with_the_closed_form(data):
     results = collect(data, ["fog-eeg2emg"], SEEDS)["fog-eeg2emg"]
     first, second = results.methods["Random (sampled)"].frames
     assert not first["p yes"].equals(second["p yes"])
-    from biox.report.predictions import random_answers
-
     drawn = [scores(random_answers(first, seed))["macro_f1"] for seed in range(300)]
     expected = random_scores(first["label"].to_numpy(), 2)["macro_f1"]
     assert np.mean(drawn) == pytest.approx(expected, abs=4 * np.std(drawn) / np.sqrt(300) + 0.003)
@@ -162,3 +164,12 @@ def test_saved_tables_can_be_recomputed_and_a_changed_number_is_found(data, tmp_
     frame.to_csv(predictions, index=False)
     with pytest.raises(ValueError, match="of wesad-ecg2ppg, CardioGAN to follow from the"):
         recompute(tmp_path, "table1", data, BOTH, SEEDS)
+
+
+def test_the_pipeline_gives_table1_every_direction():
+    root = Path(__file__).parents[1]
+    deps = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]["table1"]["deps"]
+    for folder in ("bridges", "baselines"):
+        named = [d.split("/")[-1] for d in deps if d.startswith(f"data/{folder}/")]
+        assert named == list(load_settings(root / "params.yaml").directions)
+    assert all((root / d).exists() for d in deps if not d.startswith("data/"))
