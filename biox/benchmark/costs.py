@@ -1,5 +1,6 @@
 """Trained parameters, multiply-adds, time and memory of a training step, method by method."""
 
+import ctypes
 import gc
 import os
 import platform
@@ -123,6 +124,9 @@ def _load_libraries(method: str, plan: Plan) -> None:
     """Take a step with tiny models: what is loaded on demand is no method's memory."""
     METHODS[method](plan.tiny(), 2).step()
     gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc; else freed memory is kept,
+    if trim is not None:  # and the models to be measured would take theirs from it unseen
+        trim(0)
 
 
 def _start_of_peak() -> int:
