@@ -70,6 +70,8 @@ def plot(tables: Mapping[str, pd.DataFrame]) -> Figure:
             axis.hlines(y, 1, values, color=PALETTE[method], lw=2)
         axis.axvline(1, color="black", lw=1)
         axis.set(xscale="log", title=title, xlabel="relative to KD")
+        axis.set_xlim(left=min(axis.get_xlim()[0], 0.07))  # two decades have labels
+        axis.minorticks_off()
     axes[0].set_yticks(range(len(tables)), list(tables))
     axes[0].invert_yaxis()
     figure.legend(
