@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv repro test lint bench real clean
+.PHONY: help venv repro report test lint bench real clean
 
 PY := .venv/bin/python
 
@@ -53,6 +53,10 @@ repro: .venv/.installed ## the whole pipeline: data, models, bridges, tables, fi
 	@echo "Running every stage whose code, settings or data changed (dvc repro)."
 	@.venv/bin/dvc repro
 	@echo "Where to look: notebooks/executed/table1.ipynb and figures/tables/table1.md"
+
+report: .venv/.installed ## what was executed, as linked pages in site/
+	@echo "Turning executed notebooks into HTML (nbconvert); nothing is executed."
+	@$(PY) -m biox report
 
 test: .venv/.installed ## the tests
 	@echo "Running the tests (pytest)."

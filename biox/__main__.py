@@ -3,9 +3,9 @@
 import argparse
 import sys
 
-from biox.commands import checkpoints, data, real
+from biox.commands import checkpoints, data, real, report
 
-COMMANDS = (checkpoints, data, real)
+COMMANDS = (checkpoints, data, real, report)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -64,7 +64,8 @@ def run_real(recordings: Path | str) -> int:
 
 def _results(settings: Settings) -> list[Path]:
     """What says that a direction, or the table, is finished."""
-    tables = [PATHS.figures / "tables" / f"table1_real.{kind}" for kind in ("csv", "md")]
+    names = ("table1_real", "table1_real_paired")
+    tables = [PATHS.figures / "tables" / f"{n}.{kind}" for n in names for kind in ("csv", "md")]
     return [*tables, *(PATHS.bridge(d) / "scores.json" for d in settings.real_directions)]
 
 

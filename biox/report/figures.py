@@ -144,24 +144,3 @@ def plot_confusion(confusions: dict[str, np.ndarray], classes: Sequence[str]) ->
         )  # fmt: skip
         axis.set(title=method, xlabel="predicted", ylabel="true")
     return figure
-
-
-def plot_table1(table: pd.DataFrame) -> Figure:
-    """Draw balanced accuracy by direction and method, with 95 % intervals over test subjects."""
-    directions = table["direction"].unique().tolist()
-    figure, axis = plt.subplots(figsize=(8, 3.2))
-    methods = table["method"].unique().tolist()
-    palette = ["grey", *sns.color_palette("colorblind")]
-    for i, method in enumerate(methods):
-        rows = table[table["method"] == method].set_index("direction").loc[directions]
-        x = np.arange(len(directions)) + 0.2 * (i - (len(methods) - 1) / 2)
-        y = rows["balanced_accuracy"]
-        low, high = y - rows["interval low"], rows["interval high"] - y
-        bars = np.array([low.fillna(0).clip(lower=0), high.fillna(0).clip(lower=0)])
-        axis.errorbar(
-            x, y, bars, fmt="os^Dv"[i % 5], ms=5, capsize=2, lw=1, color=palette[i], label=method
-        )
-    axis.set_xticks(range(len(directions)), directions, rotation=15)
-    axis.set(ylabel="balanced accuracy (%)", ylim=(0, 102))
-    axis.legend(frameon=False, ncols=len(methods), loc="lower center")
-    return figure

@@ -1,0 +1,253 @@
+"""A training step of each transfer method, set up to be measured by `biox.benchmark.costs`.
+
+What is frozen is computed before training for every method alike: the teacher's answers and
+embeddings, the new model's features, the old model's last layers. Models have random weights and
+windows are noise, as nothing measured here depends on the numbers.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from biox.backbones import Backbone, build
+from biox.benchmark.calls import LR, cached_step
+from biox.benchmark.plan import Case, _released
+from biox.bridge import PrototypeBridge
+from biox.losses import infonce_loss
+
+if TYPE_CHECKING:
+    from biox.config import Settings
+
+TEMPERATURE = 2.0  # of the softened logits; no cost depends on it
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The models of a direction and its bridge, in words, so that a fresh process can build them.
+
+    Attributes
+    ----------
+    new, old : dict
+        Arguments of `biox.backbones.build`.
+    m, l, rank, n_prototypes : int
+        The bridge.
+    n_classes : int
+    windows : int
+        Paired windows: what an epoch passes through.
+    """
+
+    direction: str
+    new: dict
+    old: dict
+    m: int
+    l: int
+    rank: int
+    n_prototypes: int
+    n_classes: int
+    windows: int
+
+    def case(self) -> Case:
+        """Build both models, frozen."""
+        new, old = (self.model(side).eval().requires_grad_(False) for side in ("new", "old"))
+        return Case(self.direction, new, old, self.m, self.l, self.rank, self.n_prototypes)
+
+    def model(self, side: str) -> Backbone:
+        """Build the ``new`` or the ``old`` model."""
+        torch.manual_seed(0)
+        return build(**getattr(self, side))
+
+    def last_width(self, side: str) -> int:
+        """Features of a model's last layer, found without taking memory for its weights."""
+        with torch.device("meta"):
+            model = self.model(side)
+            return model.token_shape(model.n_layers)[1]
+
+    def n_bridge(self) -> int:
+        """Parameters of the bridge, found in the same way."""
+        with torch.device("meta"):
+            case = self.case()
+            (n_l, d_l), d_m = case.old.token_shape(case.l), case.new.token_shape(case.m + 1)[1]
+        return PrototypeBridge(d_m, d_l, n_l, case.rank, case.n_prototypes).n_parameters
+
+    def tiny(self) -> "Plan":
+        """The same with tiny models, whose first layers a bridge joins."""
+        sides = {side: getattr(self, side) | {"size": "tiny"} for side in ("new", "old")}
+        return replace(self, **sides, m=0, l=0, rank=2, n_prototypes=2)
+
+
+def plan_of(settings: "Settings", direction: str) -> Plan:
+    """Take models, positions and bridge as params.yaml and the earlier stages say."""
+    from biox.activations import Activations  # here: measuring processes start without them
+    from biox.experiment import PATHS
+    from biox.files import read_json
+
+    d, place = settings.direction(direction), read_json(PATHS.positions(direction))
+    data, bridge = settings.dataset(d.dataset), settings.for_direction(direction).bridge
+    pair = Activations.load(PATHS.activations(direction, "pair"))
+    sides = {
+        side: {
+            "name": settings.backbones[modality].name,
+            "size": settings.backbones[modality].size,
+            "n_channels": data.n_channels(modality),
+            "seconds": data.seconds,
+        }
+        for side, modality in (("new", d.new), ("old", d.old))
+    }
+    return Plan(
+        direction,
+        **sides,
+        m=place["m"],
+        l=place["l"],
+        rank=bridge.rank,
+        n_prototypes=bridge.n_prototypes,
+        n_classes=len(pair.classes),
+        windows=len(pair),
+    )
+
+
+def published_plan(direction: str, windows: int, n_classes: int = 2) -> Plan:
+    """Take the published models and the bridge of the released scripts.
+
+    Raises
+    ------
+    ValueError
+        There is no released script for this direction.
+    """
+    if direction not in _released():
+        raise ValueError(f"direction: expected one of {sorted(_released())}, found {direction!r}")
+    told = _released()[direction]
+    sides = {
+        side: dict(zip(("name", "size"), told[side], strict=True)) | {"seconds": told["seconds"]}
+        for side in ("new", "old")
+    }
+    place = {key: told[key] for key in ("m", "l", "rank", "n_prototypes")}
+    return Plan(direction, **sides, **place, n_classes=n_classes, windows=windows)
+
+
+@dataclass(frozen=True)
+class Training:
+    """A method in training: a call that takes one step, and how many parameters learn."""
+
+    step: Callable[[], object]
+    n_parameters: int
+
+
+def bridge(plan: Plan, batch: int) -> Training:
+    """BioX-Bridge on the cache: rows, bridge and tail forward and backward, Adam."""
+    case = plan.case()
+    model = case.untrained()
+    step = cached_step([model], case.pairs(2 * batch), batch)
+    return Training(step, model.bridge.n_parameters)
+
+
+def kd(plan: Plan, batch: int) -> Training:
+    """Distillation: the new model and a head imitate cached, softened logits of the teacher."""
+    student = Student(plan)
+    return _distilling(plan, batch, student, kl_loss)
+
+
+def kd_contrast(plan: Plan, batch: int) -> Training:
+    """Distillation of logits, and InfoNCE between the student's and the teacher's embeddings."""
+    student = Student(plan)
+    width = plan.last_width("old")
+    student.projection = nn.Linear(student.head.in_features, width)
+    teacher = torch.randn(batch, width)
+
+    def loss(student: Student, embedding: Tensor, logits: Tensor) -> Tensor:
+        found = student.projection(embedding)[..., None, :]
+        return kl_loss(student, embedding, logits) + infonce_loss(found, teacher[..., None, :])
+
+    return _distilling(plan, batch, student, loss)
+
+
+def lora_kd(plan: Plan, batch: int) -> Training:
+    """Distillation into low-rank adapters, of the rank that comes nearest to the bridge's budget.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        peft is not installed.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    student = Student(plan)
+    found = _layers(student.new, nn.Linear) or _layers(student.new, nn.Conv1d)  # PaPaGei: no linear
+    by_rank = sum(p.weight.shape[0] + p.weight[0].numel() for p in found.values())
+    of_head = sum(p.numel() for p in student.head.parameters())
+    rank = max(1, round((plan.n_bridge() - of_head) / by_rank))
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=sorted(found))
+    student.new = inject_adapter_in_model(config, student.new)
+    for name, parameter in student.new.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+    return _distilling(plan, batch, student, kl_loss)
+
+
+def probe(plan: Plan, batch: int) -> Training:
+    """Probe transfer: a linear layer on cached features of the frozen new model."""
+    head = nn.Linear(plan.last_width("new"), plan.n_classes)
+    features, labels = torch.randn(batch, head.in_features), torch.arange(batch) % plan.n_classes
+    return _training(head, lambda: F.cross_entropy(head(features), labels))
+
+
+METHODS: dict[str, Callable[[Plan, int], Training]] = {
+    "KD": kd,
+    "KD-Contrast": kd_contrast,
+    "LoRA-KD": lora_kd,
+    "Probe transfer": probe,
+    "BioX-Bridge": bridge,
+}
+"""How each method is set up for measuring. The steps of KD, KD-Contrast and LoRA-KD follow
+`biox.baselines`, less what happens once before training."""
+
+
+class Student(nn.Module):
+    """A new model with a linear head on the mean over tokens, all of it learning."""
+
+    def __init__(self, plan: Plan):
+        super().__init__()
+        self.new = plan.model("new").train()
+        self.head = nn.Linear(self.new.token_shape(self.new.n_layers)[1], plan.n_classes)
+
+
+def kl_loss(student: Student, embedding: Tensor, logits: Tensor) -> Tensor:
+    """Kullback-Leibler divergence from the teacher's softened answers (Hinton et al. 2015)."""
+    found = (student.head(embedding) / TEMPERATURE).log_softmax(dim=1)
+    wanted = (logits / TEMPERATURE).softmax(dim=1)
+    return TEMPERATURE**2 * F.kl_div(found, wanted, reduction="batchmean")
+
+
+def _layers(model: nn.Module, kind: type) -> dict[str, nn.Module]:
+    """Layers that adapters can be put beside, by name."""
+    found = {name: layer for name, layer in model.named_modules() if isinstance(layer, kind)}
+    return {name: layer for name, layer in found.items() if getattr(layer, "groups", 1) == 1}
+
+
+def _distilling(
+    plan: Plan,
+    batch: int,
+    student: Student,
+    loss: Callable[[Student, Tensor, Tensor], Tensor],
+) -> Training:
+    spec = student.new.input_spec
+    x = torch.randn(batch, spec.channels, spec.samples)
+    logits = torch.randn(batch, plan.n_classes)
+    return _training(student, lambda: loss(student, student.new.pool(student.new(x)), logits))
+
+
+def _training(learns: nn.Module, loss: Callable[[], Tensor]) -> Training:
+    """Adam on the parameters that require a gradient."""
+    trained = [p for p in learns.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(trained, lr=LR, fused=True)
+
+    def step() -> Tensor:
+        value = loss()
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        optimizer.step()
+        return value.detach()
+
+    return Training(step, sum(p.numel() for p in trained))
