@@ -179,13 +179,24 @@ class Positions:
 
 
 @dataclass(frozen=True)
+class Search:
+    """Learning rates that every trained transfer method tries; see `biox.search`."""
+
+    lr: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+
+    def __post_init__(self):
+        distinct = len(set(self.lr)) == len(self.lr) > 0
+        check(distinct and min(self.lr) > 0, "lr", "different numbers above 0", list(self.lr))
+
+
+@dataclass(frozen=True)
 class Bridge:
     """The bridge and its training."""
 
     rank: int
     n_prototypes: int
     prototypes: Literal["tokens", "random"]
-    lr: float
+    lr: float | None  # of Adam; null: the one out of `search.lr` with the lowest loss on val
     epochs: int
     batch: int
     layout: Literal["tokens", "released"] = "tokens"  # of what is written into LaBraM
@@ -194,7 +205,8 @@ class Bridge:
     temperature: float = 0.1  # of infonce alone
 
     def __post_init__(self):
-        _positive(self, "rank", "n_prototypes", "lr", "epochs", "batch", "temperature")
+        _positive(self, "rank", "n_prototypes", "epochs", "batch", "temperature")
+        check(self.lr is None or self.lr > 0, "lr", "a number above 0, or null", self.lr)
 
 
 @dataclass(frozen=True)
@@ -215,6 +227,7 @@ class Settings:
     bridge: Bridge
     activations: Storage = field(default_factory=Storage)
     compute: Compute = field(default_factory=Compute)
+    search: Search = field(default_factory=Search)
     controls: Controls = field(default_factory=Controls)
 
     def __post_init__(self):

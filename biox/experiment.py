@@ -21,7 +21,7 @@ from biox.data.conditioning import condition
 from biox.data.corpus import corpus
 from biox.data.splits import blocked_split, check_classes, make_splits, read_windows, shuffle_split
 from biox.data.windows import Signal, Windows
-from biox.files import digest
+from biox.files import digest, read_json
 from biox.identity import model_digest, signal_digest
 from biox.pretraining import KnownWindows
 from biox.rows import AbsentRows, RecomputedRows, SignalRows
@@ -210,6 +210,20 @@ def targets_at(settings: Settings, name: str, l: int) -> dict[str, Tensor]:
         old, _ = teacher_of(settings, name, windows)
         targets[split] = layer_input(old, torch.from_numpy(windows.signals[d.old]), l)
     return targets
+
+
+def with_found_lr(settings: Settings, name: str) -> Settings:
+    """Put in the learning rate that the stage `bridge` found for a direction, if none is set.
+
+    Raises
+    ------
+    FileNotFoundError
+        None is set and the direction has no trained bridge yet.
+    """
+    settings = settings.for_direction(name)
+    if settings.bridge.lr is not None:
+        return settings
+    return settings.override("bridge", {"lr": read_json(PATHS.bridge(name) / "scores.json")["lr"]})
 
 
 def models_of(settings: Settings, direction: Direction) -> str:

@@ -222,6 +222,8 @@ def train_seeds(
     ----------
     cached : mapping
         Activations of ``pair``, ``val`` and ``test``. Labels are not read.
+    settings : Bridge
+        With a learning rate; `biox.search.train_searched` finds one where there is none.
     m, l : int
         Positions.
     targets : mapping, optional

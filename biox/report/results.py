@@ -31,7 +31,11 @@ def direction_predictions(
 
 
 def direction_scores(
-    predictions: pd.DataFrame, results: Sequence[SeedResult], source: str, models: str
+    predictions: pd.DataFrame,
+    results: Sequence[SeedResult],
+    source: str,
+    models: str,
+    lr: float,
 ) -> dict:
     """Mean scores by method, and what the bridge is, as plain numbers."""
     content = {}
@@ -48,6 +52,7 @@ def direction_scores(
         "n_parameters": bridge.bridge.n_parameters,
         "m": bridge.m,
         "l": bridge.l,
+        "lr": lr,
         "cosine_on_test": float(np.mean([result.cosine for result in results])),
         "status": "complete",
     }
