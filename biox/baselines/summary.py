@@ -83,7 +83,7 @@ def plot_losses(outcomes: Sequence[Outcome]) -> Figure:
     groups = {m: [o for o in runs if o.val_loss] for m, runs in by_method(outcomes).items()}
     groups = {method: runs for method, runs in groups.items() if runs}
     n = max(1, len(groups))
-    figure, axes = plt.subplots(1, n, figsize=(2.9 * n, 2.6), squeeze=False)
+    figure, axes = plt.subplots(1, n, figsize=(2.9 * n, 2.8), squeeze=False)
     palette = sns.color_palette("colorblind")
     for axis, (method, runs) in zip(axes[0], groups.items(), strict=False):
         for i, o in enumerate(runs):
@@ -91,8 +91,10 @@ def plot_losses(outcomes: Sequence[Outcome]) -> Figure:
             axis.plot(o.train_loss, lw=1, **look, label=f"pair, seed {o.seed}")
             axis.plot(o.val_loss, lw=1, ls="--", **look, label=f"val, seed {o.seed}")
             axis.plot(o.best_epoch, o.val_loss[o.best_epoch], "*", ms=11, **look)
-        axis.set(title=f"{method}, lr {runs[0].lr:g}", xlabel="epoch", ylabel="loss", yscale="log")
-    axes[0, 0].legend(frameon=False, fontsize="x-small")
+        axis.set(title=f"{method}, lr {runs[0].lr:g}", xlabel="epoch", ylabel="loss")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    lines = axes[0, 0].get_legend_handles_labels()
+    figure.legend(*lines, loc="outside lower center", ncols=6, frameon=False, fontsize="x-small")
     return figure
 
 
