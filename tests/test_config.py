@@ -41,6 +41,10 @@ def put(content, key, value):
     [
         ("bridge.rnak", 4, r"bridge.rnak: expected one of .*'rank'.*unknown key"),
         ("bridge.lr", "1e-4", r"bridge.lr: expected a number such as 1.0e-4, found '1e-4'"),
+        ("search.lr", [], r"search.lr: expected different numbers above 0"),
+        ("search.lr", [1.0e-3, 1.0e-3], r"search.lr: expected different numbers above 0"),
+        ("search.lr", [0.0], r"search.lr: expected different numbers above 0"),
+        ("bridge.lr", 0, r"bridge.lr: expected a number above 0, or null"),
         ("bridge.rank", 2.0, r"bridge.rank: expected a whole number, found 2.0"),
         ("bridge.rank", True, r"bridge.rank: expected a whole number, found True"),
         ("bridge.rank", 0, r"bridge.rank: expected a number above 0, found 0"),
