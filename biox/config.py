@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from biox.ablation_settings import Ablations
 from biox.compute import Compute
 from biox.schema import build, check, read_yaml
 
@@ -212,6 +213,7 @@ class Settings:
     bridge: Bridge
     activations: Storage = field(default_factory=Storage)
     compute: Compute = field(default_factory=Compute)
+    ablations: Ablations = field(default_factory=Ablations)
 
     def __post_init__(self):
         check(len(set(self.seeds)) == len(self.seeds) > 0, "seeds", "distinct numbers", self.seeds)
