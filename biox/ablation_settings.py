@@ -41,7 +41,7 @@ class Ablations:
     share: tuple[float, ...] = (0.05, 0.1, 0.2, 0.5, 1.0)
     loss: dict[Loss, tuple[Align, ...]] = field(default_factory=_everywhere)
     prototypes: tuple[Literal["tokens", "random"], ...] = ("tokens", "random")
-    map_share: float = 0.2
+    map_share: float = 0.15
     map_seeds: int = 1
 
     def __post_init__(self):
