@@ -195,9 +195,11 @@ def test_sentences_say_what_the_table_says():
     shares = table([40.0, 60.0, 55.0], 2, [1, 2, 4], index=["0.05", "0.2", "1"])
     text = report.verdict_figure4(one, one, shares)
     assert "rank 2 (60.0 %), 5.0 points above the default 4: more than twice" in text
-    assert "a peak inside the grid" in text and "-5.0 points are lost" in text
+    assert "a peak as in the paper, at 200 parameters" in text and "5.0 points are won" in text
     assert "**Collapsed** with this rank: 1 (3 of 3)" in text
     assert "**not more** than twice" in report.best_sentence(one.assign(sd=4.0), "rank")
+    flat = table([40.0, 60.0, 59.0], 2, [100, 200, 400])
+    assert "no clear peak" in report.peak_sentence(flat, "rank")
     rising = report.verdict_figure4(*[table([40.0, 50.0, 55.0], 2, [1, 2, 4])] * 2, shares)
     assert "**no** peak" in rising and "rank 4 (55.0 %), the default" in rising
 
@@ -218,7 +220,8 @@ def test_representations_of_a_perfect_bridge_are_the_true_ones(case, tmp_path):
     centred = true.filter(regex=r"^h \d+$").to_numpy()
     values = np.linalg.svd(centred - centred.mean(0), compute_uv=False) ** 2
     np.testing.assert_allclose(shares, values[:2] / values.sum(), rtol=1e-5)
-    assert "lies 0.00 times" in embeddings.verdict(perfect)
+    assert "cosine of 1.00" in embeddings.verdict(perfect)
+    assert "spread 1.0 times" in embeddings.verdict(perfect)
     figure = embeddings.plot(points, shares, {"true": "t", "bridged": "b"})
     drawn = figure.axes[0].collections[0].get_offsets()
     np.testing.assert_allclose(drawn, halves[0])

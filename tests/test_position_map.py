@@ -17,6 +17,7 @@ from biox.case import Case
 from biox.config import load_settings
 from biox.files import write_json
 from biox.position_map import all_places, fixed_places, save_map, thinned, train_map
+from biox.report import layers
 from biox.report import position_map as report
 
 SETTINGS = load_settings(Path(__file__).parents[1] / "params.yaml")
@@ -128,11 +129,11 @@ def test_figure_3_draws_every_direction_and_marks_its_choice():
         "a": {"m": 1, "l": 0, "probe": [0.2, 0.5, 0.49], "cka": [0.3, 0.1]},
         "b": {"m": 2, "l": 1, "probe": [0.2, 0.3, 0.6], "cka": [float("nan"), 0.1]},
     }
-    figure = report.plot_figure3(selections, {"a": ("ppg", "ecg"), "b": ("eeg", "emg")})
+    figure = layers.plot_figure3(selections, {"a": ("ppg", "ecg"), "b": ("eeg", "emg")})
     found = [[line.get_ydata().tolist() for line in axis.lines] for axis in figure.axes]
     assert found[0] == [[0.2, 0.5, 0.49], [0.5]] and found[1] == [[0.3, 0.1], [0.3]]
     assert found[2][1] == [0.6] and "PPG" in figure.axes[0].get_xlabel()
-    margins = report.margins(selections)
+    margins = layers.margins(selections)
     assert margins.loc["a", "probe, next"] == 0.49 and np.isnan(margins.loc["b", "cka, next"])
-    text = report.verdict_figure3(margins)
+    text = layers.verdict_figure3(margins)
     assert "last one in 1 of 2" in text and "In 1 of 2 directions the probe's lead" in text
