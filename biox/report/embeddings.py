@@ -85,6 +85,6 @@ def verdict(frame: pd.DataFrame) -> str:
         f"- Silhouette of the classes in all dimensions: {apart['true']:.2f} true, "
         f"{apart['bridged']:.2f} bridged: bridged windows are {order} apart by class.\n"
         "- Seen from the mean of its kind, a bridged window points the way of its own true one "
-        f"with a cosine of {alike:.2f}: 1 would be a perfect bridge, 0 one that knows only the mean. "
-        f"Bridged windows spread {wider:.1f} times as far; a cosine loss leaves lengths open."
+        f"with a cosine of {alike:.2f}: 1 would be perfect, 0 knows only the mean. Bridged "
+        f"windows spread {wider:.1f} times as far; a cosine loss leaves lengths open."
     )
