@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from biox.ablation_settings import Ablations
 from biox.baselines.settings import Baselines
 from biox.compute import Compute
 from biox.control_settings import Controls
@@ -231,6 +232,7 @@ class Settings:
     search: Search = field(default_factory=Search)
     controls: Controls = field(default_factory=Controls)
     baselines: Baselines = field(default_factory=Baselines)
+    ablations: Ablations = field(default_factory=Ablations)
 
     def __post_init__(self):
         check(len(set(self.seeds)) == len(self.seeds) > 0, "seeds", "distinct numbers", self.seeds)

@@ -5,32 +5,20 @@ bridge (windows, teachers, sizes) is measured in `biox.deviations_data`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.metrics import balanced_accuracy_score
-from torch import Tensor, nn
 
-from biox.activations import Activations
-from biox.backbones import Backbone, LaBraM, PaPaGei
-from biox.bridge import BridgedModel
+from biox.backbones import LaBraM, PaPaGei
+from biox.case import Case
 from biox.cka import linear_cka
-from biox.config import Bridge, Settings
 from biox.data.windows import Windows
-from biox.experiment import (
-    PATHS,
-    activations_of,
-    flattened_pair,
-    frozen_backbone,
-    targets_at,
-    teacher_of,
-)
-from biox.files import read_json
+from biox.experiment import PATHS, flattened_pair
 from biox.losses import EQUATION_7
 from biox.positions import select_positions
-from biox.training import Pairs, fit_bridge, initial_bridge, predict, train_seeds
+from biox.training import fit_bridge, predict
 
 BRIDGE_VARIANTS = {
     "default": (None, {}),
@@ -44,60 +32,17 @@ BRIDGE_VARIANTS = {
 """By name: number of the deviation, and what it changes in section `bridge` of params.yaml."""
 
 
-@dataclass(frozen=True)
-class Case:
-    """All that a bridge of one direction is made from."""
-
-    settings: Settings
-    name: str
-    cached: dict[str, Activations]
-    new: Backbone
-    old: Backbone
-    head: nn.Linear
-    m: int
-    l: int
-
-    @classmethod
-    def load(cls, settings: Settings, name: str) -> "Case":
-        """Read what the pipeline left for a direction."""
-        settings = settings.for_direction(name)
-        d, place = settings.direction(name), read_json(PATHS.positions(name))
-        splits = ("pair", "val", "test")
-        cached = {split: activations_of(settings, name, split) for split in splits}
-        windows = Windows.load(PATHS.windows(d.dataset, "val"), [d.old, d.new])
-        new = frozen_backbone(settings, windows, d.new)
-        old, head = teacher_of(settings, name, windows)
-        return cls(settings, name, cached, new, old, head, place["m"], place["l"])
-
-    def untrained(self, settings: Bridge, seed: int = 0) -> tuple[BridgedModel, dict[str, Pairs]]:
-        """Make a bridge before its first step, and its pairs by split."""
-        tokens = self.cached["pair"].tokens[self.l] if settings.prototypes == "tokens" else None
-        shape, sizes = self.old.token_shape(self.l), (settings.rank, settings.n_prototypes)
-        width = self.cached["pair"].new[self.m].shape[1]
-        bridge = initial_bridge(width, shape, *sizes, seed, tokens)
-        model = BridgedModel(self.new, self.old, bridge, self.head, self.m, self.l)
-        return model, {s: Pairs(a.new[self.m], a.last) for s, a in self.cached.items()}
-
-    def score(self, probabilities: np.ndarray | Tensor) -> float:
-        """Balanced accuracy on test, in per cent."""
-        answers = np.asarray(probabilities).argmax(axis=1)
-        return 100 * balanced_accuracy_score(self.cached["test"].labels, answers)
-
-    def trained(self, seeds: Sequence[int], **changes: object) -> list[dict]:
-        """Train a bridge a seed with changed settings; one row each."""
-        settings, targets = replace(self.settings.bridge, **changes), None
-        if settings.align == "input":
-            targets = targets_at(self.settings, self.name, self.l)
-        args = (self.new, self.old, self.head, self.cached, self.m, self.l, settings, seeds)
-        return [
-            {
-                "direction": self.name,
-                "seed": result.seed,
-                "balanced accuracy (%)": self.score(result.probabilities),
-                "collapsed": len(set(result.probabilities.argmax(axis=1))) == 1,
-            }
-            for result in train_seeds(*args, targets=targets)
-        ]
+def _scored(case: Case, seeds: Sequence[int], **changes: object) -> list[dict]:
+    """Train a bridge a seed with changed settings; one row each."""
+    return [
+        {
+            "direction": case.name,
+            "seed": result.seed,
+            "balanced accuracy (%)": case.score(result.probabilities),
+            "collapsed": len(set(result.probabilities.argmax(axis=1))) == 1,
+        }
+        for result in case.trained(seeds, **changes)
+    ]
 
 
 def bridge_variants(cases: Sequence[Case], seeds: Sequence[int]) -> pd.DataFrame:
@@ -107,7 +52,7 @@ def bridge_variants(cases: Sequence[Case], seeds: Sequence[int]) -> pd.DataFrame
         for variant, (number, changes) in BRIDGE_VARIANTS.items():
             if number == 1 and not isinstance(case.old, LaBraM):
                 continue
-            trained = case.trained(seeds, **changes)
+            trained = _scored(case, seeds, **changes)
             rows += [row | {"variant": variant, "number": number} for row in trained]
     return pd.DataFrame(rows)
 
@@ -146,7 +91,7 @@ def position_variants(case: Case, seeds: Sequence[int], scored: pd.DataFrame) ->
     rows = []
     for variant, (number, (m, l)) in places.items():
         if (m, l) not in known:
-            known[m, l] = replace(case, m=m, l=l).trained(seeds)
+            known[m, l] = _scored(replace(case, m=m, l=l), seeds)
         place = {"variant": variant, "number": number, "m": m, "l": l}
         rows += [row | place for row in known[m, l]]
     return pd.DataFrame(rows)
