@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from biox.compute import Compute
 from biox.schema import build, check, read_yaml
+from biox.table3_settings import Table3
 
 Modality = Literal["ecg", "ppg", "eeg", "emg"]
 
@@ -212,6 +213,7 @@ class Settings:
     bridge: Bridge
     activations: Storage = field(default_factory=Storage)
     compute: Compute = field(default_factory=Compute)
+    table3: Table3 = field(default_factory=Table3)
 
     def __post_init__(self):
         check(len(set(self.seeds)) == len(self.seeds) > 0, "seeds", "distinct numbers", self.seeds)

@@ -1,0 +1,375 @@
+"""Table 3: other models in the new model's place, between the same old model and the same windows.
+
+Every model is pretrained on the same simulated people, as `notebooks/pretrain.ipynb` does it. Then
+only the new side changes: positions are chosen anew, bridges are trained with all seeds, and, for
+comparison, whole models are distilled. Each training runs in a process of its own, on one thread,
+so that its time and its memory are its own.
+"""
+
+import resource
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from biox.activations import Activations, check_made_of
+from biox.backbones import Backbone, build, load, save
+from biox.backbones.base import InputSpec
+from biox.baselines.outcome import Outcome, save_outcomes
+from biox.config import Settings
+from biox.data import reader_named
+from biox.data.corpus import corpus
+from biox.data.splits import read_windows
+from biox.data.windows import Windows
+from biox.experiment import (
+    PATHS,
+    activations_of,
+    conditioned_corpus,
+    input_spec,
+    source_of,
+    teacher_of,
+)
+from biox.files import write_json
+from biox.identity import model_digest, signal_digest
+from biox.positions import select_positions
+from biox.pretraining import KnownWindows, pretrain
+from biox.training import train_seeds
+
+SPLITS = ("pair", "val", "test")
+BRIDGE, KD = "BioX-Bridge", "KD"
+PROCESSES = 2
+
+
+def folder_of(key: str) -> Path:
+    """Folder of one swapped model: ``data/table3/hubert-ecg-small``."""
+    return PATHS.data / "table3" / key.lower().replace(" ", "-")
+
+
+def swapped(settings: Settings, key: str, seconds: float) -> Backbone:
+    """Build a swapped model, untrained; it reads as many leads as the data have."""
+    choice, direction = settings.table3.models[key], settings.direction(settings.table3.direction)
+    channels = settings.dataset(direction.dataset).n_channels(direction.new) or 1
+    torch.manual_seed(settings.pretrain.seed)
+    return build(choice.name, choice.size, n_channels=channels, seconds=seconds)
+
+
+# --- each training in a process of its own --------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a task gave, and what it took."""
+
+    value: object
+    seconds: float
+    peak_memory: int  # bytes beyond what the process held before
+
+
+def measured(task: Callable[[], object]) -> Measured:
+    """Run a task on one thread; time and memory are this process's."""
+    torch.set_num_threads(1)
+    before, started = _most_memory(), time.perf_counter()
+    value = task()
+    return Measured(value, time.perf_counter() - started, _most_memory() - before)
+
+
+def _most_memory() -> int:
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def apart(
+    tasks: Mapping[str, Callable[[], object]], processes: int = PROCESSES
+) -> dict[str, Measured]:
+    """Run tasks, so many at a time, in the given order, each in a new process."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["biox.table3", "transformers.models.hubert.modeling_hubert"])
+    with ProcessPoolExecutor(processes, mp_context=context, max_tasks_per_child=1) as pool:
+        futures = {key: pool.submit(measured, task) for key, task in tasks.items()}
+        return {key: future.result() for key, future in futures.items()}
+
+
+# --- pretraining ----------------------------------------------------------------------------------
+
+
+def corpora(settings: Settings) -> dict[str, KnownWindows]:
+    """Simulate one corpus, and condition it for every model; the same for the same recipe."""
+    modality = settings.direction(settings.table3.direction).new
+    seconds = max(settings.pretrain.seconds[modality])
+    n = round(60 * settings.table3.minutes / seconds)
+    specs = {k: swapped(settings, k, seconds).input_spec for k in settings.table3.models}
+    channels = {spec.channels for spec in specs.values()}.pop()
+    raw = corpus(modality, n, seconds, seed=settings.pretrain.seed, channels=channels)
+    made = {spec: conditioned_corpus(raw, spec) for spec in set(specs.values())}
+    return {key: made[spec] for key, spec in specs.items()}
+
+
+def pretrained(settings: Settings, known: Mapping[str, KnownWindows]) -> dict[str, dict]:
+    """Pretrain every model into its folder; return seconds and variances explained."""
+    tasks = {key: partial(_pretrain, settings, key, known[key]) for key in _dearest(settings)}
+    return {
+        key: {"pretraining_seconds": m.seconds, "variance_explained": m.value}
+        for key, m in apart(tasks).items()
+    }
+
+
+def _pretrain(settings: Settings, key: str, known: KnownWindows) -> dict[str, float]:
+    table3, how = settings.table3, settings.pretrain
+    modality = settings.direction(table3.direction).new
+    backbone = swapped(settings, key, max(how.seconds[modality]))
+    result = pretrain(
+        backbone,
+        [known],
+        epochs=table3.epochs,
+        batch=how.batch,
+        lr=table3.models[key].lr,
+        mask=how.mask,
+        reconstruction=how.reconstruction[modality],
+        common=how.common[modality],
+        seed=how.seed,
+        weights=how.weights[modality],
+    )
+    save(backbone, folder_of(key) / "pretrained.safetensors")
+    return dict(zip(known.names, result.r2.tolist(), strict=True))
+
+
+def _dearest(settings: Settings) -> list[str]:
+    """Models, the dearest first (parameters x tokens), so that no process waits at the end."""
+
+    def cost(key: str) -> int:
+        backbone = swapped(settings, key, 10.0)
+        tokens = backbone.token_shape(backbone.n_layers)[0]
+        return tokens * sum(p.numel() for p in backbone.parameters())
+
+    return sorted(settings.table3.models, key=cost, reverse=True)
+
+
+# --- the direction --------------------------------------------------------------------------------
+
+
+def cached_of(settings: Settings) -> dict[str, Activations]:
+    """Load the direction's activations, whose old side serves every model.
+
+    Raises
+    ------
+    ValueError
+        They were made from another old model or from other old windows than those here.
+    """
+    name = settings.table3.direction
+    d, cached = settings.direction(name), {}
+    for split in SPLITS:
+        windows = Windows.load(PATHS.windows(d.dataset, split), [d.old])
+        old, head = teacher_of(settings, name, windows)
+        cached[split] = activations_of(settings, name, split)
+        signals = torch.from_numpy(windows.signals[d.old])
+        here = {"old model": model_digest(old), "old windows": signal_digest(signals)}
+        here |= {"head": model_digest(head)}
+        made_of = cached[split].made_of
+        path = PATHS.activations(name, split)
+        check_made_of(path, here, {key: made_of.get(key, "") for key in here})
+    return cached
+
+
+def windows_for(
+    settings: Settings, spec: InputSpec, cached: Mapping[str, Activations]
+) -> dict[str, Windows]:
+    """Windows of the new modality, by split, conditioned for a model.
+
+    The stored ones where the model reads what they hold; else cut again from the recordings.
+
+    Raises
+    ------
+    ValueError
+        The windows cut again are not those that the activations are of.
+    """
+    name = settings.table3.direction
+    d, parts = settings.direction(name), {}
+    choice = settings.dataset(d.dataset)
+    stored, old = (input_spec(settings, d.dataset, modality) for modality in (d.new, d.old))
+    for split in SPLITS:
+        if spec == stored:
+            windows = Windows.load(PATHS.windows(d.dataset, split), [d.new])
+        else:
+            windows = read_windows(
+                reader_named(choice.reader or d.dataset),
+                choice.folder,
+                choice.splits[split],
+                {d.new: spec, d.old: old},
+                choice.seconds,
+                choice.step,
+                per_window=choice.condition_per == "window",
+                keep_unlabelled=split == "pair",
+                resampling=choice.resampling,
+                source=source_of(d.dataset, choice),
+                **choice.reader_options(),
+            )
+        check_same_windows(split, windows, cached[split])
+        parts[split] = replace(windows, signals={d.new: windows.signals[d.new]})
+    return parts
+
+
+def check_same_windows(split: str, windows: Windows, cached: Activations) -> None:
+    """Refuse windows of other stretches of time than those of the activations.
+
+    Raises
+    ------
+    ValueError
+        Recordings, starts or labels differ.
+    """
+    for what in ("subjects", "recordings", "starts", "labels"):
+        found, expected = getattr(windows, what), getattr(cached, what)
+        if len(found) != len(expected) or (found != expected).any():
+            raise ValueError(
+                f"{split}: expected the {len(expected)} windows of the activations, "
+                f"found {len(found)} with other {what}"
+            )
+
+
+# --- bridge and distillation ----------------------------------------------------------------------
+
+
+@torch.no_grad()
+def pooled_layers(new: Backbone, x: Tensor, batch: int = 32) -> tuple[Tensor, ...]:
+    """Pooled output of every layer, M x [n, d_m], from windows [n, channels, samples]."""
+    new.eval()
+    parts = [[new.pool(h) for h in new.hidden_states(rows)[1:]] for rows in x.split(batch)]
+    return tuple(torch.cat(layer) for layer in zip(*parts, strict=True))
+
+
+def trained_model(settings: Settings, key: str) -> Backbone:
+    """Load a swapped model, pretrained, for the direction's windows."""
+    d = settings.direction(settings.table3.direction)
+    backbone = swapped(settings, key, settings.dataset(d.dataset).seconds)
+    load(backbone, folder_of(key) / "pretrained.safetensors")
+    return backbone.eval().requires_grad_(False)
+
+
+def bridged(
+    settings: Settings, key: str, windows: Mapping[str, Windows]
+) -> tuple[list[Outcome], dict[str, object]]:
+    """One pass, two-stage selection, bridges with all seeds: outcomes, and what was chosen."""
+    name = settings.table3.direction
+    settings, d = settings.for_direction(name), settings.direction(name)
+    old, head = teacher_of(settings, name, Windows.load(PATHS.windows(d.dataset, "val"), [d.old]))
+    new, started = trained_model(settings, key), time.perf_counter()
+    cached = {s: activations_of(settings, name, s) for s in SPLITS}
+    x = {s: torch.from_numpy(w.signals[d.new]) for s, w in windows.items()}
+    cached = {s: replace(a, new=pooled_layers(new, x[s])) for s, a in cached.items()}
+    pair, how = cached["pair"], settings.positions
+    passed = time.perf_counter()
+    place = select_positions(
+        [h.numpy() for h in pair.new],
+        [h.numpy() for h in pair.old[:-1]],
+        pair.pseudo_labels,
+        subjects=pair.subjects if how.probe == "by_subject" else None,
+        cka=how.cka,
+        n_folds=how.n_folds,
+    )
+    chosen = time.perf_counter()
+    facts = place.to_json() | {"pass_seconds": passed - started, "choice_seconds": chosen - passed}
+    seeds = settings.seeds
+    try:
+        results = train_seeds(
+            new, old, head, cached, place.m, place.l, settings.bridge, seeds,
+            compute=replace(settings.compute, threads=1),
+        )  # fmt: skip
+    except FloatingPointError as error:
+        return failed(BRIDGE, seeds, cached["test"], str(error)), facts
+    seconds = (time.perf_counter() - chosen) / len(seeds)
+    return [
+        Outcome(
+            BRIDGE, r.seed, r.probabilities, r.model.bridge.n_parameters,
+            r.fit.train_loss, r.fit.val_loss, r.fit.best_epoch, settings.bridge.lr, seconds,
+        )
+        for r in results
+    ], facts  # fmt: skip
+
+
+def failed(method: str, seeds: Sequence[int], test: Activations, why: str) -> list[Outcome]:
+    """Outcomes of a training that failed: NaN for every window, and the reason."""
+    nothing = np.full(tuple(test.logits.shape), np.nan)
+    return [Outcome(method, seed, nothing, 0, failed=why) for seed in seeds]
+
+
+def distilled(settings: Settings, key: str, windows: Mapping[str, Windows]) -> list[Outcome]:
+    """Knowledge distillation into the whole swapped model, with the bridge's number of epochs."""
+    name, table3 = settings.table3.direction, settings.table3
+    settings = settings.for_direction(name).with_seeds(list(settings.seeds[: table3.kd_seeds]))
+    cached = {s: activations_of(settings, name, s) for s in SPLITS}
+    for split in ("pair", "val"):
+        rows = np.arange(0, len(cached[split]), table3.every)
+        cached |= {split: thinned(cached[split], rows)}
+        windows = dict(windows) | {split: windows[split].select(rows)}
+    return kd_outcomes(trained_model(settings, key), cached, windows, settings)
+
+
+def thinned(a: Activations, rows: np.ndarray) -> Activations:
+    """Some of the windows, with all that distillation reads; no last layers, no tokens."""
+    per_window = {
+        what: getattr(a, what)[rows]
+        for what in ("logits", "labels", "subjects", "recordings", "starts")
+    }
+    return replace(a, old=tuple(h[rows] for h in a.old), new=(), tokens=(), **per_window)
+
+
+def kd_outcomes(
+    student: Backbone,
+    cached: Mapping[str, Activations],
+    windows: Mapping[str, Windows],
+    settings: Settings,
+) -> list[Outcome]:
+    """Distil with `biox.baselines`: one outcome a seed, failures included.
+
+    The learning rate is given, not searched for, as that of the bridge is.
+    """
+    from biox.baselines.trials import distil
+
+    baselines = replace(settings.baselines, lr=(settings.table3.kd_lr,))
+    settings = replace(settings, baselines=baselines)
+    return distil([KD], student, cached, windows, settings, lora_budget=0, n_jobs=1)[0]
+
+
+# --- all of it ------------------------------------------------------------------------------------
+
+
+def swap_all(settings: Settings, facts: Mapping[str, dict]) -> None:
+    """Bridge and distil every pretrained model; write each one's folder, ``model.json`` last."""
+    table3, cached = settings.table3, cached_of(settings)
+    data = settings.dataset(settings.direction(table3.direction).dataset)
+    models = {key: swapped(settings, key, data.seconds) for key in table3.models}
+    specs = {key: model.input_spec for key, model in models.items()}
+    made = {spec: windows_for(settings, spec, cached) for spec in set(specs.values())}
+    order, tasks = _dearest(settings), {}
+    for method, run in ((KD, distilled), (BRIDGE, bridged)):  # the dear ones first
+        tasks |= {(method, key): partial(run, settings, key, made[specs[key]]) for key in order}
+    done = apart(tasks)
+    for key, model in models.items():
+        bridges, place = done[BRIDGE, key].value
+        students = done[KD, key].value
+        folder = folder_of(key)
+        (folder / "model.json").unlink(missing_ok=True)
+        save_outcomes(folder, [*bridges, *students], cached["test"], table3.direction)
+        swap = table3.models[key]
+        about = {
+            "name": swap.name,
+            "size": swap.size,
+            "layers": model.n_layers,
+            "width": model.token_shape(model.n_layers)[1],
+            "tokens": model.token_shape(0)[0],
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "peak_memory": {method: done[method, key].peak_memory for method in (BRIDGE, KD)},
+            "windows": {BRIDGE: len(cached["pair"]), KD: -(-len(cached["pair"]) // table3.every)},
+        }
+        write_json(folder / "model.json", about | dict(place) | dict(facts[key]))
+
+
+def summary_of_pretraining(facts: Mapping[str, dict]) -> pd.DataFrame:
+    """Share of variance explained on held-out windows, one row a parameter, one column a model."""
+    return pd.DataFrame({key: f["variance_explained"] for key, f in facts.items()}).round(2)
