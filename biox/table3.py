@@ -1,19 +1,13 @@
 """Table 3: other models in the new model's place, between the same old model and the same windows.
 
-Every model is pretrained on the same simulated people, as `notebooks/pretrain.ipynb` does it. Then
-only the new side changes: positions are chosen anew, bridges are trained with all seeds, and, for
-comparison, whole models are distilled. Each training runs in a process of its own, on one thread,
-so that its time and its memory are its own.
+Only the new side changes: positions are chosen anew, bridges are trained with all seeds, and, for
+comparison, whole models are distilled. `biox.table3_models` pretrains the models.
 """
 
-import resource
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from multiprocessing import get_context
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -21,134 +15,23 @@ import torch
 from torch import Tensor
 
 from biox.activations import Activations, check_made_of
-from biox.backbones import Backbone, build, load, save
+from biox.apart import apart
+from biox.backbones import Backbone
 from biox.backbones.base import InputSpec
 from biox.baselines.outcome import Outcome, save_outcomes
 from biox.config import Settings
 from biox.data import reader_named
-from biox.data.corpus import corpus
 from biox.data.splits import read_windows
 from biox.data.windows import Windows
-from biox.experiment import (
-    PATHS,
-    activations_of,
-    conditioned_corpus,
-    input_spec,
-    source_of,
-    teacher_of,
-)
-from biox.files import write_json
+from biox.experiment import PATHS, activations_of, input_spec, source_of, teacher_of
+from biox.files import read_json, write_json
 from biox.identity import model_digest, signal_digest
 from biox.positions import select_positions
-from biox.pretraining import KnownWindows, pretrain
+from biox.table3_models import by_cost, folder_of, swapped, trained_model
 from biox.training import train_seeds
 
 SPLITS = ("pair", "val", "test")
 BRIDGE, KD = "BioX-Bridge", "KD"
-PROCESSES = 2
-
-
-def folder_of(key: str) -> Path:
-    """Folder of one swapped model: ``data/table3/hubert-ecg-small``."""
-    return PATHS.data / "table3" / key.lower().replace(" ", "-")
-
-
-def swapped(settings: Settings, key: str, seconds: float) -> Backbone:
-    """Build a swapped model, untrained; it reads as many leads as the data have."""
-    choice, direction = settings.table3.models[key], settings.direction(settings.table3.direction)
-    channels = settings.dataset(direction.dataset).n_channels(direction.new) or 1
-    torch.manual_seed(settings.pretrain.seed)
-    return build(choice.name, choice.size, n_channels=channels, seconds=seconds)
-
-
-# --- each training in a process of its own --------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What a task gave, and what it took."""
-
-    value: object
-    seconds: float
-    peak_memory: int  # bytes beyond what the process held before
-
-
-def measured(task: Callable[[], object]) -> Measured:
-    """Run a task on one thread; time and memory are this process's."""
-    torch.set_num_threads(1)
-    before, started = _most_memory(), time.perf_counter()
-    value = task()
-    return Measured(value, time.perf_counter() - started, _most_memory() - before)
-
-
-def _most_memory() -> int:
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def apart(
-    tasks: Mapping[str, Callable[[], object]], processes: int = PROCESSES
-) -> dict[str, Measured]:
-    """Run tasks, so many at a time, in the given order, each in a new process."""
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["biox.table3", "transformers.models.hubert.modeling_hubert"])
-    with ProcessPoolExecutor(processes, mp_context=context, max_tasks_per_child=1) as pool:
-        futures = {key: pool.submit(measured, task) for key, task in tasks.items()}
-        return {key: future.result() for key, future in futures.items()}
-
-
-# --- pretraining ----------------------------------------------------------------------------------
-
-
-def corpora(settings: Settings) -> dict[str, KnownWindows]:
-    """Simulate one corpus, and condition it for every model; the same for the same recipe."""
-    modality = settings.direction(settings.table3.direction).new
-    seconds = max(settings.pretrain.seconds[modality])
-    n = round(60 * settings.table3.minutes / seconds)
-    specs = {k: swapped(settings, k, seconds).input_spec for k in settings.table3.models}
-    channels = {spec.channels for spec in specs.values()}.pop()
-    raw = corpus(modality, n, seconds, seed=settings.pretrain.seed, channels=channels)
-    made = {spec: conditioned_corpus(raw, spec) for spec in set(specs.values())}
-    return {key: made[spec] for key, spec in specs.items()}
-
-
-def pretrained(settings: Settings, known: Mapping[str, KnownWindows]) -> dict[str, dict]:
-    """Pretrain every model into its folder; return seconds and variances explained."""
-    tasks = {key: partial(_pretrain, settings, key, known[key]) for key in _dearest(settings)}
-    return {
-        key: {"pretraining_seconds": m.seconds, "variance_explained": m.value}
-        for key, m in apart(tasks).items()
-    }
-
-
-def _pretrain(settings: Settings, key: str, known: KnownWindows) -> dict[str, float]:
-    table3, how = settings.table3, settings.pretrain
-    modality = settings.direction(table3.direction).new
-    backbone = swapped(settings, key, max(how.seconds[modality]))
-    result = pretrain(
-        backbone,
-        [known],
-        epochs=table3.epochs,
-        batch=how.batch,
-        lr=table3.models[key].lr,
-        mask=how.mask,
-        reconstruction=how.reconstruction[modality],
-        common=how.common[modality],
-        seed=how.seed,
-        weights=how.weights[modality],
-    )
-    save(backbone, folder_of(key) / "pretrained.safetensors")
-    return dict(zip(known.names, result.r2.tolist(), strict=True))
-
-
-def _dearest(settings: Settings) -> list[str]:
-    """Models, the dearest first (parameters x tokens), so that no process waits at the end."""
-
-    def cost(key: str) -> int:
-        backbone = swapped(settings, key, 10.0)
-        tokens = backbone.token_shape(backbone.n_layers)[0]
-        return tokens * sum(p.numel() for p in backbone.parameters())
-
-    return sorted(settings.table3.models, key=cost, reverse=True)
 
 
 # --- the direction --------------------------------------------------------------------------------
@@ -241,14 +124,6 @@ def pooled_layers(new: Backbone, x: Tensor, batch: int = 32) -> tuple[Tensor, ..
     new.eval()
     parts = [[new.pool(h) for h in new.hidden_states(rows)[1:]] for rows in x.split(batch)]
     return tuple(torch.cat(layer) for layer in zip(*parts, strict=True))
-
-
-def trained_model(settings: Settings, key: str) -> Backbone:
-    """Load a swapped model, pretrained, for the direction's windows."""
-    d = settings.direction(settings.table3.direction)
-    backbone = swapped(settings, key, settings.dataset(d.dataset).seconds)
-    load(backbone, folder_of(key) / "pretrained.safetensors")
-    return backbone.eval().requires_grad_(False)
 
 
 def bridged(
@@ -346,7 +221,7 @@ def swap_all(settings: Settings, facts: Mapping[str, dict]) -> None:
     models = {key: swapped(settings, key, data.seconds) for key in table3.models}
     specs = {key: model.input_spec for key, model in models.items()}
     made = {spec: windows_for(settings, spec, cached) for spec in set(specs.values())}
-    order, tasks = _dearest(settings), {}
+    order, tasks = by_cost(settings), {}
     for method, run in ((KD, distilled), (BRIDGE, bridged)):  # the dear ones first
         tasks |= {(method, key): partial(run, settings, key, made[specs[key]]) for key in order}
     done = apart(tasks)
@@ -370,6 +245,18 @@ def swap_all(settings: Settings, facts: Mapping[str, dict]) -> None:
         write_json(folder / "model.json", about | dict(place) | dict(facts[key]))
 
 
-def summary_of_pretraining(facts: Mapping[str, dict]) -> pd.DataFrame:
-    """Share of variance explained on held-out windows, one row a parameter, one column a model."""
-    return pd.DataFrame({key: f["variance_explained"] for key, f in facts.items()}).round(2)
+def selections(settings: Settings) -> pd.DataFrame:
+    """Chosen places and their scores, from what `swap_all` wrote."""
+    rows = {}
+    for key in settings.table3.models:
+        about = read_json(folder_of(key) / "model.json")
+        m, l = about["m"], about["l"]
+        probe, cka = about["probe"], about["cka"]
+        rows[key] = {
+            "m": f"{m} of {len(probe)}",
+            "probe at m": f"{probe[m]:.3f}",
+            "probe, lowest to highest": f"{min(probe):.3f} to {max(probe):.3f}",
+            "l": f"{l} of {len(cka)}",
+            "CKA at l": f"{cka[l]:.3f}",
+        }
+    return pd.DataFrame(rows).T

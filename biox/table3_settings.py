@@ -54,8 +54,8 @@ class Table3:
         Of pretraining. Batch, mask, weights and seed are those of section `pretrain`.
     every : int
         Distillation reads every so-manieth window of *pair* and *val*, because all of a model
-        learns, which takes long. Windows of 60 s each 5 s overlap: in every fourth, each second
-        of the signal is still seen three times.
+        learns, which takes long. Windows of 60 s each 5 s overlap: in every fifth, each second
+        of the signal is still seen twice or more.
     kd_lr : float
         Learning rate of distillation: one for all models, as bridges have one for all.
     kd_seeds : int
@@ -66,7 +66,7 @@ class Table3:
     models: dict[str, Swap] = field(default_factory=_swaps)
     minutes: float = 600.0
     epochs: int = 6
-    every: int = 4
+    every: int = 5
     kd_lr: float = 1e-3
     kd_seeds: int = 3
 
