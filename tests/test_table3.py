@@ -29,7 +29,7 @@ CLASSES = ("baseline", "stress", "amusement")
 
 
 @dataclass(frozen=True)
-class Tested:
+class Split:
     """What `save_outcomes` reads of test activations."""
 
     labels: np.ndarray
@@ -45,7 +45,7 @@ class Tested:
 def test_windows():
     n = 90
     subjects = np.repeat(["S7", "S14", "S17"], n // 3)
-    return Tested(np.arange(n) % 3, subjects, subjects, np.arange(n) * 5.0, torch.zeros(n, 3))
+    return Split(np.arange(n) % 3, subjects, subjects, np.arange(n) * 5.0, torch.zeros(n, 3))
 
 
 def answers(test, share, seed):
