@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 import yaml
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from torch import Tensor
 
 from biox.backbones import build
@@ -199,6 +200,7 @@ def plot(table: pd.DataFrame) -> Figure:
         axis.plot([], [], marker, color="grey", label=method)
     axis.axhline(table["chance"].iloc[0], color="grey", lw=1, ls=":")
     axis.set(xscale="log", xlabel="trained parameters", ylabel="balanced accuracy (%)")
+    axis.xaxis.set_minor_formatter(NullFormatter())
     axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
