@@ -12,7 +12,14 @@ from biox.backbones import Backbone, LaBraM
 from biox.bridge import BridgedModel
 from biox.config import Bridge, Settings
 from biox.data.windows import Windows
-from biox.experiment import PATHS, activations_of, frozen_backbone, targets_at, teacher_of
+from biox.experiment import (
+    PATHS,
+    activations_of,
+    frozen_backbone,
+    targets_at,
+    teacher_of,
+    with_found_lr,
+)
 from biox.files import read_json
 from biox.pairs import Pairs
 from biox.training import SeedResult, initial_bridge, train_seeds
@@ -34,7 +41,7 @@ class Case:
     @classmethod
     def load(cls, settings: Settings, name: str) -> "Case":
         """Read what the pipeline left for a direction."""
-        settings = settings.for_direction(name)
+        settings = with_found_lr(settings, name)
         d, place = settings.direction(name), read_json(PATHS.positions(name))
         splits = ("pair", "val", "test")
         cached = {split: activations_of(settings, name, split) for split in splits}

@@ -13,6 +13,7 @@ from biox.baselines.settings import Baselines
 from biox.compute import Compute
 from biox.control_settings import Controls
 from biox.schema import build, check, read_yaml
+from biox.table3_settings import Table3
 
 Modality = Literal["ecg", "ppg", "eeg", "emg"]
 
@@ -233,6 +234,7 @@ class Settings:
     controls: Controls = field(default_factory=Controls)
     baselines: Baselines = field(default_factory=Baselines)
     ablations: Ablations = field(default_factory=Ablations)
+    table3: Table3 = field(default_factory=Table3)
 
     def __post_init__(self):
         check(len(set(self.seeds)) == len(self.seeds) > 0, "seeds", "distinct numbers", self.seeds)

@@ -18,7 +18,7 @@ from biox.backbones.base import Backbone, InputSpec
 from biox.config import Dataset, Direction, Pretrain, Settings
 from biox.data import reader_named
 from biox.data.conditioning import condition
-from biox.data.corpus import corpus
+from biox.data.corpus import Corpus, corpus
 from biox.data.splits import blocked_split, check_classes, make_splits, read_windows, shuffle_split
 from biox.data.windows import Signal, Windows
 from biox.files import digest, read_json
@@ -127,13 +127,18 @@ def pretraining_corpora(
         n = round(60 * settings.minutes[modality] / seconds)
         spec = backbone.for_seconds(seconds).input_spec
         raw = corpus(modality, n, seconds, settings.seed + i, channels=spec.channels, n_jobs=-1)
-        x = [
-            condition(Signal(values, raw.rate, raw.unit, raw.channels), spec).values
-            for values in tqdm(raw.signals, desc="conditioning", disable=None)
-        ]
-        x = torch.from_numpy(np.stack(x)[:, :, : spec.samples].astype(np.float32))
-        corpora[seconds] = KnownWindows(x, torch.from_numpy(raw.targets), raw.names)
+        corpora[seconds] = conditioned_corpus(raw, spec)
     return backbone, corpora
+
+
+def conditioned_corpus(raw: Corpus, spec: InputSpec) -> KnownWindows:
+    """Condition simulated windows for a backbone; one corpus serves several."""
+    x = [
+        condition(Signal(values, raw.rate, raw.unit, raw.channels), spec).values
+        for values in tqdm(raw.signals, desc="conditioning", disable=None)
+    ]
+    x = torch.from_numpy(np.stack(x)[:, :, : spec.samples].astype(np.float32))
+    return KnownWindows(x, torch.from_numpy(raw.targets), raw.names)
 
 
 def frozen_backbone(

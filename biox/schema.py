@@ -50,7 +50,7 @@ def build(kind: Any, value: Any, key: str) -> Any:
     if kind is Any:  # checked where it is put to use
         return value
     if is_dataclass(kind):
-        return _build_section(kind, value, key)
+        return value if isinstance(value, kind) else _build_section(kind, value, key)
     if origin in (types.UnionType, typing.Union):  # only `X | None` is used
         return None if value is None else build(args[0], value, key)
     if origin is Literal:

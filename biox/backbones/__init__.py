@@ -10,6 +10,7 @@ from biox.backbones.hubert_ecg import HubertECG
 from biox.backbones.labram import LaBraM
 from biox.backbones.normwear import NormWear
 from biox.backbones.papagei import PaPaGei
+from biox.backbones.plain_cnn import PlainCNN
 
 __all__ = ["BACKBONES", "Backbone", "InputSpec", "build", "load", "save"]
 
@@ -20,6 +21,7 @@ BACKBONES = {
     "normwear": NormWear,
     "ecg_fm": ECGFM,
     "cbramod": CBraMod,
+    "plain_cnn": PlainCNN,
 }
 
 
@@ -36,10 +38,12 @@ def build(
     Parameters
     ----------
     name : str
-        ``labram``, ``hubert_ecg``, ``papagei``, ``normwear``, ``ecg_fm`` or ``cbramod``.
+        ``labram``, ``hubert_ecg``, ``papagei``, ``normwear``, ``ecg_fm``, ``cbramod`` or
+        ``plain_cnn``.
     size : str
         ``base`` or ``tiny``; ``small``, ``base``, ``large`` or ``tiny`` for hubert_ecg, ``small``
-        or ``tiny`` for papagei, ``base``, ``base_postnorm`` or ``tiny`` for ecg_fm.
+        or ``tiny`` for papagei, ``base``, ``base_postnorm`` or ``tiny`` for ecg_fm. For Table 3
+        also ``tiny_base`` and ``tiny_large`` of hubert_ecg and ``tiny_100hz`` of ecg_fm.
     checkpoint : path, optional
         File of weights: as the model's authors publish it, or a safetensors file of ours (`save`,
         ``python -m biox checkpoints convert``). It is read without running anything in it, and

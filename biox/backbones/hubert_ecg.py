@@ -61,7 +61,7 @@ class HubertECG(Backbone):
     Parameters
     ----------
     size : str
-        ``small``, ``base``, ``large`` (published) or ``tiny``.
+        ``small``, ``base``, ``large`` (published), ``tiny``, ``tiny_base`` or ``tiny_large``.
     n_channels : int, optional
         Only 1.
     seconds : float, optional
@@ -78,6 +78,9 @@ class HubertECG(Backbone):
         "base": _size(768, 12, 12, 3072, conv=512, kernel=128, groups=16),
         "large": _size(960, 16, 12, 3840, conv=512, kernel=128, groups=16),
         "tiny": _size(64, 4, 4, 128, conv=32, kernel=16, groups=4),
+        # To tiny as base and large are to small: 12 and 16 layers to 8, widths 768 and 960 to 512.
+        "tiny_base": _size(96, 6, 6, 192, conv=32, kernel=16, groups=4),
+        "tiny_large": _size(120, 8, 6, 240, conv=32, kernel=16, groups=4),
     }
     # pretrain.py saves a dict with the configuration, the optimiser and this entry.
     wrappers = ("model_state_dict",)

@@ -8,9 +8,12 @@ from biox.bench import measure
 
 
 def published_sizes() -> list[tuple[str, str]]:
-    """(name, size) of every size but the tiny ones, which are biox's own."""
+    """(name, size) of every size with published weights: not the tiny ones, nor biox's own CNN."""
     return [
-        (name, size) for name, kind in BACKBONES.items() for size in kind.sizes if size != "tiny"
+        (name, size)
+        for name, kind in BACKBONES.items()
+        for size in kind.sizes
+        if kind.origin.weights and not size.startswith("tiny")
     ]
 
 
@@ -23,6 +26,7 @@ def origins() -> pd.DataFrame:
             "weights": kind.origin.weights,
         }
         for name, kind in BACKBONES.items()
+        if kind.origin.weights
     }
     return pd.DataFrame(rows).T.rename_axis("model")
 
