@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from biox.baselines.cardiogan_settings import CardioGAN
 from biox.compute import Compute
 from biox.schema import build, check, read_yaml
 
@@ -212,6 +213,7 @@ class Settings:
     bridge: Bridge
     activations: Storage = field(default_factory=Storage)
     compute: Compute = field(default_factory=Compute)
+    cardiogan: CardioGAN = field(default_factory=CardioGAN)
 
     def __post_init__(self):
         check(len(set(self.seeds)) == len(self.seeds) > 0, "seeds", "distinct numbers", self.seeds)
