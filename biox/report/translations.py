@@ -16,7 +16,7 @@ def plot_translations(examples: pd.DataFrame) -> Figure:
         From `biox.baselines.cardiogan.example_translations`, or read back from csv.
     """
     windows = list(examples.groupby(["subject", "start"], sort=False))
-    rows = list(examples.groupby(["modality", "translated"], sort=False).groups)
+    rows = list(examples[["modality", "translated"]].drop_duplicates().itertuples(index=False))
     source = rows[0][0]
     figure, axes = plt.subplots(
         len(rows), len(windows), figsize=(3.2 * len(windows), 1.3 * len(rows)),
