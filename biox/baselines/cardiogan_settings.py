@@ -42,7 +42,7 @@ class CardioGAN:
     cycle: float = 30.0
     seconds: float = 4.0
     rate: float = 128.0
-    segments: int | None = 384
+    segments: int | None = 320
 
     def __post_init__(self):
         for name in ("epochs", "batch", "lr", "seconds", "rate"):

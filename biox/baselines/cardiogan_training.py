@@ -10,6 +10,7 @@ paper leaves open.
 
 import copy
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -121,11 +122,12 @@ class Training:
             torch.optim.Adam(part.parameters(), lr=settings.lr, betas=BETAS) for part in parts
         ]
 
-    def batches(self, data: Segments, size: int, order: dict[str, np.ndarray] | None = None):
+    def batches(
+        self, data: Segments, size: int, order: dict[str, np.ndarray] | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of both sides on the device; sides of unequal number end with the shorter."""
-        n = min(len(data.old), len(data.new))
-        order = order or {"old": np.arange(n), "new": np.arange(n)}
-        n = min(len(order["old"]), len(order["new"]))
+        order = order or {side: np.arange(len(getattr(data, side))) for side in ("old", "new")}
+        n = min(map(len, order.values()))
         for start in range(0, n, size):
             rows = slice(start, min(n, start + size))
             yield tuple(

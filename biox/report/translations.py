@@ -26,10 +26,7 @@ def plot_translations(examples: pd.DataFrame) -> Figure:
         column[0].set_title(f"{subject}, from {start:.0f} s", fontsize="small")
         for axis, (modality, translated) in zip(column, rows, strict=True):
             one = part[(part["modality"] == modality) & (part["translated"] == translated)]
-            axis.plot(
-                one["time"], one["value"], lw=0.8, ls="--" if translated else "-",
-                color=colour(modality),
-            )  # fmt: skip
+            axis.plot(one["time"], one["value"], lw=0.8, color=colour(modality))
         column[-1].set_xlabel("time (s)")
     for axis, (modality, translated) in zip(axes[:, 0], rows, strict=True):
         name = modality.upper()
