@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from biox.ablation_settings import Ablations
+from biox.baselines.cardiogan_settings import CardioGAN
 from biox.baselines.settings import Baselines
 from biox.compute import Compute
 from biox.control_settings import Controls
@@ -235,6 +236,7 @@ class Settings:
     baselines: Baselines = field(default_factory=Baselines)
     ablations: Ablations = field(default_factory=Ablations)
     table3: Table3 = field(default_factory=Table3)
+    cardiogan: CardioGAN = field(default_factory=CardioGAN)
 
     def __post_init__(self):
         check(len(set(self.seeds)) == len(self.seeds) > 0, "seeds", "distinct numbers", self.seeds)
