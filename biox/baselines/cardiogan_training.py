@@ -28,7 +28,7 @@ BATCH_FORWARD = 128
 
 BETAS = (0.5, 0.999)
 """Adam's averaging, as in CycleGAN (Zhu et al. 2017). Ours; with torch's 0.9 the cycle loss of
-simulated waves only rose in the first 80 steps."""
+simulated waves ended 80 steps above its start."""
 
 CONSTANT = 2 / 3
 """Share of epochs before the learning rate falls: 10 of 15 in the paper."""
