@@ -151,8 +151,8 @@ class FrequencyDiscriminator(Discriminator):
 def log_magnitude(x: Tensor) -> Tensor:
     """Segments [batch, time] -> log (1 + short-time magnitude) [batch, frequencies, frames].
 
-    The paper adds a tiny number instead of 1. Then what resampling leaves in the empty bins above
-    a signal's band tells real from translated, and gradients there are a thousand times too large.
+    Ours is the 1: with a tiny number in its place, as is usual, the gradient is one over the
+    magnitude, and the empty bins above a signal's band outweigh all others.
     """
     window = torch.hann_window(FFT, device=x.device)
     return torch.log1p(torch.stft(x, FFT, HOP, window=window, return_complex=True).abs())

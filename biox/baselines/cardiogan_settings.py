@@ -12,8 +12,8 @@ class CardioGAN:
     From the paper: the weights `alpha`, `beta` and `cycle`, Adam with a learning rate of 1e-4 that
     stays for 10 of 15 epochs and then falls linearly, batches of 128, segments of 4 s at 128 Hz.
     `PUBLISHED` holds those values; the defaults fit a laptop: networks a sixteenth as wide, few
-    segments, and small batches with a learning rate that such short training needs. No value was
-    chosen by a score.
+    segments, and small batches with a learning rate that such short training needs. They were
+    chosen by time and by the cycle loss on simulated windows, which reads no label.
 
     Attributes
     ----------
@@ -42,7 +42,7 @@ class CardioGAN:
     cycle: float = 30.0
     seconds: float = 4.0
     rate: float = 128.0
-    segments: int | None = 320
+    segments: int | None = 384
 
     def __post_init__(self):
         for name in ("epochs", "batch", "lr", "seconds", "rate"):
