@@ -7,6 +7,7 @@ from biox.schema import check
 
 Loss = Literal["cosine", "mae", "infonce"]
 Align = Literal["last", "input"]
+DType = Literal["float32", "float16", "bfloat16"]
 
 
 def _everywhere() -> dict[Loss, tuple[Align, ...]]:
@@ -29,6 +30,8 @@ class Ablations:
         For each loss the places where it compares, as `bridge.align`.
     prototypes : tuple of str
         What prototypes start from, as `bridge.prototypes`.
+    dtype : tuple of str
+        Types in which last layers are stored, as `activations.dtype`.
     map_share : float
         Share of the paired and the val windows that each bridge of the map of positions sees.
     map_seeds : int
@@ -41,11 +44,12 @@ class Ablations:
     share: tuple[float, ...] = (0.05, 0.1, 0.2, 0.5, 1.0)
     loss: dict[Loss, tuple[Align, ...]] = field(default_factory=_everywhere)
     prototypes: tuple[Literal["tokens", "random"], ...] = ("tokens", "random")
+    dtype: tuple[DType, ...] = ("float32", "float16", "bfloat16")
     map_share: float = 0.15
     map_seeds: int = 1
 
     def __post_init__(self):
-        for name in ("rank", "n_prototypes", "share", "prototypes"):
+        for name in ("rank", "n_prototypes", "share", "prototypes", "dtype"):
             values = getattr(self, name)
             check(len(set(values)) == len(values) > 0, name, "distinct values", list(values))
         for name in ("rank", "n_prototypes"):

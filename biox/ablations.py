@@ -25,6 +25,7 @@ from biox.files import write_json, written_whole
 from biox.losses import Objective
 from biox.pairs import Pairs
 from biox.report.metrics import prediction_frame
+from biox.rows import DTYPES
 from biox.training import Fit, fit_bridges, mean_loss, predict
 
 
@@ -40,6 +41,8 @@ class Variant:
         Of section `bridge`.
     share : float
         Share of the paired windows that the bridge sees.
+    dtype : str
+        In which the true last layers are stored that it learns from.
     place : (int, int), optional
         m and l, if not the chosen ones.
     """
@@ -47,6 +50,7 @@ class Variant:
     name: str
     changes: Mapping[str, object] = field(default_factory=dict)
     share: float = 1.0
+    dtype: str = "float32"
     place: tuple[int, int] | None = None
 
     def settings(self, default: Bridge) -> Bridge:
@@ -56,7 +60,8 @@ class Variant:
     def is_default(self, case: Case) -> bool:
         """Whether this is the bridge of Table 1 after all."""
         same = self.settings(case.settings.bridge) == case.settings.bridge
-        return same and self.share == 1 and self.place in (None, (case.m, case.l))
+        whole = self.share == 1 and self.dtype == "float32"
+        return same and whole and self.place in (None, (case.m, case.l))
 
 
 ABLATIONS: dict[str, Callable[[Ablations], list[Variant]]] = {
@@ -69,6 +74,7 @@ ABLATIONS: dict[str, Callable[[Ablations], list[Variant]]] = {
         for align in places
     ],
     "prototypes": lambda a: [Variant(start, {"prototypes": start}) for start in a.prototypes],
+    "dtype": lambda a: [Variant(dtype, dtype=dtype) for dtype in a.dtype],
 }
 """By name, as in section `ablations` of params.yaml: the variants that are trained."""
 
@@ -163,7 +169,8 @@ def _key(case: Case) -> Callable[[Run], tuple]:
         default = case.settings.bridge
         sizes = {name: getattr(default, name) for name in ("rank", "n_prototypes", "prototypes")}
         rest = replace(variant.settings(default), **sizes)
-        return rest, variant.place, variant.share, seed if variant.share < 1 else None
+        drawn = seed if variant.share < 1 else None
+        return rest, variant.place, variant.share, drawn, variant.dtype
 
     return key
 
@@ -195,7 +202,7 @@ def _train(case: Case, runs: list[Run], targets: Mapping[str, Tensor]) -> list[T
         kept = {"pair": rows, "val": slice(None)}
         given = {s: Pairs(pairs[s].pooled, targets[s][kept[s]]) for s in kept}
         pairs = pairs | given
-    pairs = {split: pair.to(device) for split, pair in pairs.items()}
+    pairs = {s: _stored(pair, variant.dtype).to(device) for s, pair in pairs.items()}
     how = (settings.lr, settings.epochs, settings.batch, seeds, objective)
     compute = replace(case.settings.compute, threads=1)
     with compute.cpu_threads():
@@ -208,6 +215,12 @@ def _train(case: Case, runs: list[Run], targets: Mapping[str, Tensor]) -> list[T
             )
             for (v, seed), model, fit in zip(runs, models, fits, strict=True)
         ]
+
+
+def _stored(pairs: Pairs, dtype: str) -> Pairs:
+    """Round the targets as a store of this type would."""
+    kind = DTYPES[dtype][0]
+    return pairs if dtype == "float32" else replace(pairs, target=pairs.target[:].to(kind).float())
 
 
 def runs_table(case: Case, trained: Sequence[Trained]) -> pd.DataFrame:
