@@ -176,10 +176,12 @@ class Positions:
     cka: Literal["debiased", "biased"]
     probe: Literal["by_subject", "as_published"]
     n_folds: int
-    features: Literal["pooled", "flattened"] = "pooled"  # what CKA compares
+    features: Literal["pooled", "flattened", "streamed"] = "pooled"  # what CKA compares
 
     def __post_init__(self):
         check(self.n_folds >= 2, "n_folds", "at least 2", self.n_folds)
+        good = self.features != "streamed" or self.cka == "debiased"
+        check(good, "cka", "debiased, all that can be had of streamed features", self.cka)
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,11 @@ def put(content, key, value):
         ("bridge.loss", "InfoNCE", r"bridge.loss: expected one of .*'infonce'"),
         ("bridge.align", "first", r"bridge.align: expected one of .*'input'"),
         ("bridge.temperature", 0, r"bridge.temperature: expected a number above 0, found 0"),
+        (
+            "positions",
+            {"cka": "biased", "features": "streamed", "probe": "by_subject", "n_folds": 5},
+            r"positions.cka: expected debiased, all that can be had of streamed",
+        ),
         ("positions.features", "tokens", r"positions.features: expected one of .*'flattened'"),
         ("datasets.fog.resampling", "cubic", r"datasets.fog.resampling: expected .*'polyphase'"),
         ("backbones.eeg.widen", "stretch", r"backbones.eeg.widen: expected one of .*'extend'"),
