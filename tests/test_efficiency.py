@@ -1,7 +1,5 @@
 """What is counted follows from closed forms; tables and sentences follow from what was measured."""
 
-from importlib.util import find_spec
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -45,11 +43,10 @@ def test_parameters_are_those_of_the_models():
     assert PLAN.n_bridge() == d_m * 4 + 4 * n_l * 6 + 6 * d_l
 
 
-@pytest.mark.skipif(not find_spec("peft"), reason="peft is not installed")
-def test_adapters_come_near_the_bridges_budget_and_nothing_else_learns():
+def test_adapters_stay_within_the_bridges_budget_and_nothing_else_learns():
     whole = sum(p.numel() for p in build(**PLAN.new).parameters())
     found = methods.lora_kd(PLAN, 2).n_parameters
-    assert found < whole and 0.3 < found / PLAN.n_bridge() < 3
+    assert found < whole and 0.3 < found / PLAN.n_bridge() <= 1
 
 
 @pytest.mark.parametrize("method", ["KD", "KD-Contrast", "Probe transfer", "BioX-Bridge"])

@@ -14,15 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from biox.backbones import Backbone, build
+from biox.baselines.distillation import distillation_loss
+from biox.baselines.settings import Baselines
+from biox.baselines.students import Student, ready
 from biox.benchmark.calls import LR, cached_step
 from biox.benchmark.plan import Case, _released
 from biox.bridge import PrototypeBridge
-from biox.losses import infonce_loss
 
 if TYPE_CHECKING:
     from biox.config import Settings
-
-TEMPERATURE = 2.0  # of the softened logits; no cost depends on it
 
 
 @dataclass(frozen=True)
@@ -146,44 +146,23 @@ def bridge(plan: Plan, batch: int) -> Training:
 
 def kd(plan: Plan, batch: int) -> Training:
     """Distillation: the new model and a head imitate cached, softened logits of the teacher."""
-    student = Student(plan)
-    return _distilling(plan, batch, student, kl_loss)
+    return _distilling(plan, batch)
 
 
 def kd_contrast(plan: Plan, batch: int) -> Training:
     """Distillation of logits, and InfoNCE between the student's and the teacher's embeddings."""
-    student = Student(plan)
-    width = plan.last_width("old")
-    student.projection = nn.Linear(student.head.in_features, width)
-    teacher = torch.randn(batch, width)
-
-    def loss(student: Student, embedding: Tensor, logits: Tensor) -> Tensor:
-        found = student.projection(embedding)[..., None, :]
-        return kl_loss(student, embedding, logits) + infonce_loss(found, teacher[..., None, :])
-
-    return _distilling(plan, batch, student, loss)
+    return _distilling(plan, batch, teacher_features=plan.last_width("old"))
 
 
 def lora_kd(plan: Plan, batch: int) -> Training:
-    """Distillation into low-rank adapters, of the rank that comes nearest to the bridge's budget.
+    """Distillation into low-rank adapters, at the bridge's parameter budget.
 
     Raises
     ------
     ModuleNotFoundError
         peft is not installed.
     """
-    from peft import LoraConfig, inject_adapter_in_model
-
-    student = Student(plan)
-    found = _layers(student.new, nn.Linear) or _layers(student.new, nn.Conv1d)  # PaPaGei: no linear
-    by_rank = sum(p.weight.shape[0] + p.weight[0].numel() for p in found.values())
-    of_head = sum(p.numel() for p in student.head.parameters())
-    rank = max(1, round((plan.n_bridge() - of_head) / by_rank))
-    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=sorted(found))
-    student.new = inject_adapter_in_model(config, student.new)
-    for name, parameter in student.new.named_parameters():
-        parameter.requires_grad_("lora_" in name)
-    return _distilling(plan, batch, student, kl_loss)
+    return _distilling(plan, batch, lora_budget=plan.n_bridge())
 
 
 def probe(plan: Plan, batch: int) -> Training:
@@ -200,42 +179,21 @@ METHODS: dict[str, Callable[[Plan, int], Training]] = {
     "Probe transfer": probe,
     "BioX-Bridge": bridge,
 }
-"""How each method is set up for measuring. The steps of KD, KD-Contrast and LoRA-KD follow
-`biox.baselines`, less what happens once before training."""
+"""How each method is set up; students and their loss are those of `biox.baselines`."""
 
 
-class Student(nn.Module):
-    """A new model with a linear head on the mean over tokens, all of it learning."""
-
-    def __init__(self, plan: Plan):
-        super().__init__()
-        self.new = plan.model("new").train()
-        self.head = nn.Linear(self.new.token_shape(self.new.n_layers)[1], plan.n_classes)
-
-
-def kl_loss(student: Student, embedding: Tensor, logits: Tensor) -> Tensor:
-    """Kullback-Leibler divergence from the teacher's softened answers (Hinton et al. 2015)."""
-    found = (student.head(embedding) / TEMPERATURE).log_softmax(dim=1)
-    wanted = (logits / TEMPERATURE).softmax(dim=1)
-    return TEMPERATURE**2 * F.kl_div(found, wanted, reduction="batchmean")
-
-
-def _layers(model: nn.Module, kind: type) -> dict[str, nn.Module]:
-    """Layers that adapters can be put beside, by name."""
-    found = {name: layer for name, layer in model.named_modules() if isinstance(layer, kind)}
-    return {name: layer for name, layer in found.items() if getattr(layer, "groups", 1) == 1}
-
-
-def _distilling(
-    plan: Plan,
-    batch: int,
-    student: Student,
-    loss: Callable[[Student, Tensor, Tensor], Tensor],
-) -> Training:
-    spec = student.new.input_spec
-    x = torch.randn(batch, spec.channels, spec.samples)
-    logits = torch.randn(batch, plan.n_classes)
-    return _training(student, lambda: loss(student, student.new.pool(student.new(x)), logits))
+def _distilling(plan: Plan, batch: int, **more: int) -> Training:
+    """Set a student up on windows of noise, made ready as `biox.baselines` makes them."""
+    backbone = plan.model("new")
+    spec, how = backbone.input_spec, Baselines()
+    x = ready(backbone, torch.randn(batch, spec.channels, spec.samples))
+    student = Student.of(
+        backbone, plan.n_classes, more.get("teacher_features"), more.get("lora_budget"), seed=0
+    ).train()
+    logits, embedding = torch.randn(batch, plan.n_classes), torch.randn(batch, 1)
+    if student.projection is not None:
+        embedding = torch.randn(batch, student.projection.out_features)
+    return _training(student, lambda: distillation_loss(student(x), logits, embedding, how))
 
 
 def _training(learns: nn.Module, loss: Callable[[], Tensor]) -> Training:
