@@ -226,16 +226,17 @@ def toy_windows(n=6):
 
 def toy_activations(n=6):
     w = toy_windows(n)
-    old, logits = (torch.arange(n * 2.0).view(n, 2),), torch.arange(n * 3.0).view(n, 3)
+    last, logits = torch.arange(n * 2.0).view(n, 1, 2), torch.arange(n * 3.0).view(n, 3)
     rest = (w.labels, w.subjects, w.recordings, w.starts, CLASSES, "simulated")
-    return Activations((), old, torch.zeros(n, 1, 2), logits, (), *rest)
+    return Activations((), (), last, logits, (), *rest)
 
 
 def test_thinned_activations_are_those_of_the_kept_windows():
     rows = np.array([0, 2, 4])
     few = thinned(toy_activations(), rows)
     assert len(few) == 3 and few.starts.tolist() == [0, 10, 20]
-    assert few.logits[:, 0].tolist() == [0, 6, 12] and few.old[0][:, 1].tolist() == [1, 5, 9]
+    assert few.logits[:, 0].tolist() == [0, 6, 12]
+    assert few.pooled_last[:, 1].tolist() == [1, 5, 9]
     check_same_windows("pair", toy_windows().select(rows), few)
 
 
