@@ -142,7 +142,7 @@ def test_figure_3_draws_every_direction_and_marks_its_choice():
 
 
 def test_pages_write_where_the_pipeline_looks(monkeypatch):
-    """A direction given on the command line, as by the pipeline, is no part of the folder's name."""
+    """A direction given on the command line is no part of the folder's name."""
     root = Path(__file__).parents[1]
     monkeypatch.chdir(root)
     stages = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]
