@@ -10,9 +10,11 @@ matplotlib.use("Agg")
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from test_losses import TINY
 from test_training import cached, models  # noqa: F401 (fixtures)
 
+from biox import ablations, notebook
 from biox.case import Case
 from biox.config import load_settings
 from biox.files import write_json
@@ -137,3 +139,17 @@ def test_figure_3_draws_every_direction_and_marks_its_choice():
     assert margins.loc["a", "probe, next"] == 0.49 and np.isnan(margins.loc["b", "cka, next"])
     text = layers.verdict_figure3(margins)
     assert "last one in 1 of 2" in text and "In 1 of 2 directions the probe's lead" in text
+
+
+def test_pages_write_where_the_pipeline_looks(monkeypatch):
+    """A direction given on the command line is no part of the folder's name."""
+    root = Path(__file__).parents[1]
+    monkeypatch.chdir(root)
+    stages = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]
+    for page, item, outs in (
+        ("position_map", "map", stages["position_map"]["outs"]),
+        ("ablate", "${item}", stages["ablate"]["do"]["outs"]),
+    ):
+        run = notebook.begin(page, {"direction": "wesad-ppg2ecg"})
+        folder = ablations.folder("${ablations.direction}", item).as_posix()
+        assert run.name_of("x") == "x" and folder in outs
