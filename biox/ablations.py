@@ -6,14 +6,13 @@ The changed thing is a `Variant`. Variants that differ in size alone train toget
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
 import pandas as pd
 import torch
-from joblib import Parallel, delayed
 from torch import Tensor
 
 from biox.ablation_settings import Ablations
@@ -82,7 +81,6 @@ Run = tuple[Variant, int]
 """A variant and a seed."""
 
 
-_SEEDING = Lock()
 """Untrained bridges are drawn from a generator that the whole process shares."""
 
 
@@ -138,26 +136,21 @@ def select(activations: Activations, rows: np.ndarray) -> Activations:
     return replace(activations, last=last, logits=logits, **layers, **of_windows)
 
 
-def train(case: Case, runs: Sequence[Run], n_jobs: int | None = None) -> list[Trained]:
-    """Train all runs, in their order.
+def train(case: Case, runs: Sequence[Run]) -> list[Trained]:
+    """Train all runs, in their order, as many side by side as the section `compute` says.
 
     Parameters
     ----------
     case : Case
     runs : sequence of (Variant, int)
         Neighbours that differ in size or seed alone train together.
-    n_jobs : int, optional
-        Trainings at a time, each on one thread; by default one a core, and a single one on a GPU.
-        Steps this small gain nothing from several threads.
     """
-    on_gpu = device_of(case.settings).startswith("cuda")
-    n_jobs = n_jobs or (1 if on_gpu else -1)
     jobs = [job for _, group in groupby(runs, _key(case)) for job in _jobs(case, list(group))]
     targets = {}
     if any(v.settings(case.settings.bridge).align == "input" for v, _ in runs):
         targets = case.targets()
-    parallel = Parallel(n_jobs=n_jobs, backend="threading")  # the frozen models are shared
-    results = parallel(delayed(_train)(case, job, targets) for job in jobs)
+    tasks = [partial(_train, case, job, targets) for job in jobs]
+    results = case.settings.compute.side_by_side(tasks, device_of(case.settings))
     return [trained for result in results for trained in result]
 
 
@@ -185,7 +178,7 @@ def _jobs(case: Case, runs: list[Run]) -> list[list[Run]]:
 
 
 def _train(case: Case, runs: list[Run], targets: Mapping[str, Tensor]) -> list[Trained]:
-    """Train runs that agree in all but size and seed as one stack, on one thread."""
+    """Train runs that agree in all but size and seed as one stack."""
     variant, first_seed = runs[0]
     m, l = variant.place or (case.m, case.l)
     rows = share_rows(case.cached["pair"].subjects, variant.share, first_seed)
@@ -194,8 +187,7 @@ def _train(case: Case, runs: list[Run], targets: Mapping[str, Tensor]) -> list[T
     case, device = replace(case, m=m, l=l), device_of(case.settings)
     every = [v.settings(case.settings.bridge) for v, _ in runs]
     seeds = [seed for _, seed in runs]
-    with _SEEDING:
-        made = [case.untrained(own, seed) for own, seed in zip(every, seeds, strict=True)]
+    made = [case.untrained(own, seed) for own, seed in zip(every, seeds, strict=True)]
     models, pairs = [model.to(device) for model, _ in made], made[0][1]
     objective, settings = Objective.of(every[0]), every[0]
     if objective.align == "input":
@@ -204,17 +196,17 @@ def _train(case: Case, runs: list[Run], targets: Mapping[str, Tensor]) -> list[T
         pairs = pairs | given
     pairs = {s: _stored(pair, variant.dtype).to(device) for s, pair in pairs.items()}
     how = (settings.lr, settings.epochs, settings.batch, seeds, objective)
-    compute = replace(case.settings.compute, threads=1)
-    with compute.cpu_threads():
-        fits = fit_bridges(models, pairs["pair"], pairs["val"], *how, compute=compute)
-        return [
-            Trained(
-                *(v, seed, m, l, model.bridge.n_parameters, len(rows), fit),
-                cosine=1 - mean_loss(model, pairs["test"]),
-                probabilities=predict(model, pairs["test"].pooled).cpu().numpy(),
-            )
-            for (v, seed), model, fit in zip(runs, models, fits, strict=True)
-        ]
+    fits = fit_bridges(
+        models, pairs["pair"], pairs["val"], *how, compute=case.settings.compute.each()
+    )
+    return [
+        Trained(
+            *(v, seed, m, l, model.bridge.n_parameters, len(rows), fit),
+            cosine=1 - mean_loss(model, pairs["test"]),
+            probabilities=predict(model, pairs["test"].pooled).cpu().numpy(),
+        )
+        for (v, seed), model, fit in zip(runs, models, fits, strict=True)
+    ]
 
 
 def _stored(pairs: Pairs, dtype: str) -> Pairs:
@@ -235,6 +227,7 @@ def runs_table(case: Case, trained: Sequence[Trained]) -> pd.DataFrame:
             "parameters": t.n_parameters,
             "best epoch": t.fit.best_epoch,
             "val loss": t.fit.val_loss[t.fit.best_epoch],
+            "val agreement": t.fit.val_agreement[t.fit.best_epoch],
             "cosine on test": t.cosine,
             "default": t.variant.is_default(case),
         }

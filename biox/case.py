@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from sklearn.metrics import balanced_accuracy_score
@@ -73,5 +74,8 @@ class Case:
         """Train a bridge a seed, with changed settings."""
         settings = replace(self.settings.bridge, **changes)
         targets = self.targets() if settings.align == "input" else None
-        args = (self.new, self.old, self.head, self.cached, self.m, self.l, settings, seeds)
-        return train_seeds(*args, targets=targets)
+        args = (self.new, self.old, self.head, self.cached, self.m, self.l, settings)
+        compute = self.settings.compute
+        how = dict(targets=targets, compute=compute.each())
+        tasks = [partial(train_seeds, *args, [seed], **how) for seed in seeds]
+        return [result for (result,) in compute.side_by_side(tasks)]

@@ -1,8 +1,11 @@
 """How training uses the machine: section `compute` of params.yaml."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+T = TypeVar("T")
 
 AT_MOST = {"cpu": 250_000, "cuda": 50_000_000}
 """Numbers. On a CPU, sixteen bridges before tiny models gained from company up to here, and lost
@@ -20,7 +23,12 @@ class Compute:
     compile : bool
         Run the tail through ``torch.compile``. Needs a C++ compiler; pays off in long trainings.
     threads : int, optional
-        Of the CPU; None: as torch chooses.
+        Of the CPU; None: as torch chooses. Their number changes the order in which numbers are
+        added up, and so, in a long training, results: a fixed one makes a seed decide them whatever
+        the machine's number of cores.
+    workers : int
+        Trainings side by side on a CPU, which share the threads; no number depends on it but
+        through the threads of each.
     at_most : int, optional
         So many numbers bridges that train together may write before the tail in a step (4 bytes
         each; a tail keeps tens of times as much for its way back). None: what measured fastest, on
@@ -30,10 +38,11 @@ class Compute:
     autocast: bool = False
     compile: bool = False
     threads: int | None = None
+    workers: int = 1
     at_most: int | None = None
 
     def __post_init__(self):
-        for name in ("threads", "at_most"):
+        for name in ("threads", "workers", "at_most"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}: expected a number above 0, found {value}")
@@ -42,10 +51,31 @@ class Compute:
         """How many bridges train together, if a step of each writes so many numbers."""
         return max(1, (self.at_most or AT_MOST[device_type]) // numbers)
 
+    def each(self) -> "Compute":
+        """What one of `workers` trainings side by side has of this."""
+        return replace(
+            self, threads=max(1, (self.threads or _threads()) // self.workers), workers=1
+        )
+
+    def side_by_side(self, tasks: Iterable[Callable[[], T]], device: str = "cpu") -> list[T]:
+        """Run trainings, `workers` at a time, each with its share of the threads; on a GPU in turn.
+
+        They share memory, and so may share frozen models. Each has its threads as `each` says, and
+        is not to change them.
+        """
+        from joblib import Parallel, delayed
+
+        if device.startswith("cuda"):
+            return [task() for task in tasks]
+        with self.each().cpu_threads():
+            share = _threads()
+            jobs = (delayed(_on_threads)(share, task) for task in tasks)
+            return Parallel(n_jobs=self.workers, backend="threading")(jobs)
+
     @contextmanager
     def cpu_threads(self) -> Iterator[None]:
         """Within it, torch computes with `threads` threads."""
-        import torch  # not at the top: reading settings needs no torch
+        import torch
 
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads or before)
@@ -65,6 +95,19 @@ class Compute:
         import torch
 
         return torch.compile(tail) if self.compile else tail
+
+
+def _threads() -> int:
+    import torch  # not at the top: reading settings needs no torch
+
+    return torch.get_num_threads()
+
+
+def _on_threads(n: int, task: Callable[[], T]) -> T:
+    import torch
+
+    torch.set_num_threads(n)  # holds for the thread that calls
+    return task()
 
 
 AS_IT_COMES = Compute()

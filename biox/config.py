@@ -202,7 +202,7 @@ class Bridge:
     rank: int
     n_prototypes: int
     prototypes: Literal["tokens", "random"]
-    lr: float | None  # of Adam; null: the one out of `search.lr` with the lowest loss on val
+    lr: float | None  # of Adam; null: found by `search`
     epochs: int
     batch: int
     layout: Literal["tokens", "released"] = "tokens"  # of what is written into LaBraM

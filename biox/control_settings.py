@@ -22,8 +22,6 @@ class Controls:
         Position selections with permuted pseudo-labels.
     permutations : int
         Linear heads fitted to permuted pseudo-labels.
-    workers : int
-        Bridges that train side by side, each on one thread; no number depends on it.
     deals : int
         Times that the audits deal out windows, by protocol.
     bins : int
@@ -36,13 +34,12 @@ class Controls:
     random_positions: int = 4
     selections: int = 5
     permutations: int = 20
-    workers: int = 2
     deals: int = 10
     bins: int = 15
 
     def __post_init__(self):
         least = {"seeds_used": 1, "epochs": 1, "random_positions": 0, "selections": 1}
-        least |= {"permutations": 1, "workers": 1, "deals": 2, "bins": 1}
+        least |= {"permutations": 1, "deals": 2, "bins": 1}
         for name, lowest in least.items():
             value = getattr(self, name)
             if value is not None and value < lowest:

@@ -8,10 +8,10 @@ training stay what they are, and no label is read.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
-from joblib import Parallel, delayed
 from torch import Tensor, nn
 
 from biox.activations import Activations
@@ -279,10 +279,9 @@ def train(
     cached: Mapping[str, Activations],
     settings: Bridge,
     compute: Compute = AS_IT_COMES,
-    workers: int = 1,
     targets: Callable[[int], Mapping[str, Tensor]] | None = None,
 ) -> list[Outcome]:
-    """Train one bridge a trial with the settings of `bridge`, side by side, one thread each.
+    """Train one bridge a trial with the settings of `bridge`, side by side as `compute` says.
 
     Parameters
     ----------
@@ -304,7 +303,7 @@ def train(
     if settings.align == "input" and targets is None:
         raise ValueError("controls: expected targets of pair and val for align: input, found none")
     made = []
-    for trial in trials:  # one after another: drawing what a bridge starts from is not thread-safe
+    for trial in trials:
         tokens = cached["pair"].tokens[trial.l] if settings.prototypes == "tokens" else None
         bridge = initial_bridge(
             trial.pooled["pair"].shape[1], old.token_shape(trial.l), settings.rank,
@@ -313,12 +312,10 @@ def train(
         )  # fmt: skip
         made.append(BridgedModel(new, old, bridge, head, trial.m, trial.l))
     aligned = {t.l: targets(t.l) if settings.align == "input" else {} for t in trials}
-    jobs = (
-        delayed(_trained)(trial, model, cached, aligned[trial.l], settings, compute)
+    return compute.side_by_side(
+        partial(_trained, trial, model, cached, aligned[trial.l], settings, compute.each())
         for trial, model in zip(trials, made, strict=True)
     )
-    with replace(compute, threads=1).cpu_threads():
-        return Parallel(n_jobs=workers, prefer="threads")(jobs)
 
 
 def _trained(
@@ -329,7 +326,6 @@ def _trained(
     settings: Bridge,
     compute: Compute,
 ) -> Outcome:
-    torch.set_num_threads(1)  # holds for the thread that calls
     pair, val = (
         Pairs(trial.pooled[split], targets.get(split, cached[split].last))
         for split in ("pair", "val")
@@ -339,15 +335,8 @@ def _trained(
     try:
         fit = fit_bridges([model], pair, val, *how, Objective.of(settings), compute=compute)[0]
     except FloatingPointError as error:
-        nothing = np.full((len(cached["test"]), model.head.out_features), np.nan)
-        return Outcome(trial.method, trial.seed, nothing, failed=str(error), **about)
-    return Outcome(
-        trial.method,
-        trial.seed,
-        predict(model, trial.pooled["test"]).numpy(),
-        train_loss=fit.train_loss,
-        val_loss=fit.val_loss,
-        best_epoch=fit.best_epoch,
-        seconds=time.perf_counter() - begun,
-        **about,
-    )
+        shape = (len(cached["test"]), model.head.out_features)
+        return Outcome.failure(trial.method, trial.seed, shape, str(error), **about)
+    about["seconds"] = time.perf_counter() - begun
+    probabilities = predict(model, trial.pooled["test"]).numpy()
+    return Outcome(trial.method, trial.seed, probabilities, **about, **vars(fit))

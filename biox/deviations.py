@@ -156,7 +156,7 @@ def half_precision(case: Case, n: int = 16) -> dict[str, float]:
 def epochs_on_test(case: Case, seeds: Sequence[int], every: int = 5) -> pd.DataFrame:
     """Score every few epochs on test: what picking the best of them there would pretend.
 
-    Columns: ``direction seed epoch score kept`` (kept: the epoch with the lowest loss on val).
+    Columns: ``direction seed epoch score kept`` (kept: the epoch chosen on val).
     """
     rows, settings = [], case.settings.bridge
     for seed in seeds:

@@ -8,6 +8,7 @@ import platform
 import re
 import resource
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from biox.config import Settings, load_settings
 from biox.files import digest, project_root
@@ -96,6 +98,7 @@ def begin(notebook: str, namespace: Mapping[str, Any], section: str | None = Non
     settings = load_settings()
     if "direction" in given:
         settings = settings.for_direction(given["direction"])
+    _fix_threads(settings.compute.threads)
     overridden = {}
     if section is not None:
         known = {f.name for f in fields(getattr(settings, section))}
@@ -105,6 +108,17 @@ def begin(notebook: str, namespace: Mapping[str, Any], section: str | None = Non
         settings = settings.with_seeds(given["seeds"])
         overridden["seeds"] = given["seeds"]
     return Run(notebook, settings, given, overridden, time.perf_counter())
+
+
+def _fix_threads(n: int | None) -> None:
+    """Have what is loaded already and what will be compute with so many threads of the CPU."""
+    if n is None:
+        return
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(n)
+    threadpool_limits(n)
+    if "torch" in sys.modules:  # it keeps a number of its own
+        sys.modules["torch"].set_num_threads(n)
 
 
 def declared_parameters(template: Path) -> dict[str, str]:

@@ -36,9 +36,7 @@ def thinned(case: Case, share: float, seed: int = 0) -> Case:
     return replace(case, cached=case.cached | kept)
 
 
-def train_map(
-    case: Case, share: float, seeds: Sequence[int], map_seeds: int, n_jobs: int | None = None
-) -> list[Trained]:
+def train_map(case: Case, share: float, seeds: Sequence[int], map_seeds: int) -> list[Trained]:
     """Train a bridge between every pair of layers.
 
     Parameters
@@ -56,7 +54,7 @@ def train_map(
         for m, l in all_places(n_new, n_old)
         for seed in (seeds if (m, l) in full else seeds[:map_seeds])
     ]
-    return train(thinned(case, share), runs, n_jobs)
+    return train(thinned(case, share), runs)
 
 
 def place_name(m: int, l: int) -> str:

@@ -21,7 +21,7 @@ from biox.files import written_whole
 from biox.pairs import Pairs
 from biox.stacking import StackedTraining
 
-VERSION = 1
+VERSION = 2
 """Of what a training computes: raised when a change of the code makes other bits of its state."""
 
 SAMPLED = 32
@@ -30,7 +30,7 @@ SAMPLED = 32
 ADAM = ("step", "exp_avg", "exp_avg_sq")
 """What Adam remembers of each parameter."""
 
-LISTS = ("train_losses", "val_losses", "best_epochs")
+LISTS = ("train_losses", "val_losses", "val_agreements", "best_epochs")
 """What the header holds of each stack, beside the tensors."""
 
 
@@ -48,6 +48,11 @@ class Resume:
     def __init__(self, path: Path | str, seconds: float = 30.0):
         self.path, self.seconds = Path(path), seconds
         self._key, self._saved = "", monotonic()
+
+    def told_by(self, *facts: object) -> "Resume":
+        """Put these facts into the file's name: trainings side by side need a file each."""
+        name = "-".join([self.path.stem, *(str(fact) for fact in facts)])
+        return Resume(self.path.with_name(name + self.path.suffix), self.seconds)
 
     def restore(self, stacks: Sequence[StackedTraining], epochs: int) -> int:
         """Put a saved state of this very training into it, if there is one.
@@ -114,7 +119,7 @@ def fingerprint(stacks: Sequence[StackedTraining], epochs: int) -> str:
         "versions": [VERSION, torch.__version__],
         "device": first.device.type,
         "objective": asdict(first.objective),
-        "compute": asdict(first.compute) | {"threads": None},
+        "compute": asdict(first.compute) | {"threads": None, "workers": None},
         "lr": first.optimizer.defaults["lr"],
         "batch": first.batch,
         "epochs": epochs,

@@ -1,20 +1,31 @@
 """The one search of a learning rate, the same for every trained method.
 
-Each candidate is trained with the first seed; the lowest loss on *val*, which needs no label, wins,
-and its run is that seed's result. All other seeds use the winner. Nothing is looked up on test.
+Each candidate is trained with the first seed; the one that agrees best with the teacher on *val*
+(`biox.agreement`; no label is needed) wins, and its run is that seed's result. All other seeds use
+the winner. Nothing is looked up on test.
 """
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from functools import partial
+from typing import Protocol, TypeVar
 
-import numpy as np
 import pandas as pd
 
+from biox.agreement import best
+from biox.compute import AS_IT_COMES, Compute
 from biox.config import Bridge
 
 Trained = TypeVar("Trained")
+
+
+class Curved(Protocol):
+    """A finished training, as far as the search looks at it: what it reached on val, by epoch."""
+
+    val_loss: Sequence[float]
+    val_agreement: Sequence[float]
+    best_epoch: int
 
 
 @dataclass(frozen=True)
@@ -24,17 +35,21 @@ class Search:
     Attributes
     ----------
     candidates : tuple of float
-    losses : tuple of float
-        Lowest loss on val of each candidate; NaN where training failed.
+    agreements, losses : tuple of float
+        On val, of the epoch that each candidate kept; NaN where training failed.
     """
 
     candidates: tuple[float, ...]
+    agreements: tuple[float, ...]
     losses: tuple[float, ...]
 
     @property
     def index(self) -> int | None:
         """Which candidate won, the first of equals; None if all failed."""
-        return None if np.isnan(self.losses).all() else int(np.nanargmin(self.losses))
+        trained = [i for i, loss in enumerate(self.losses) if not math.isnan(loss)]
+        if not trained:
+            return None
+        return trained[best(*([of[i] for i in trained] for of in (self.agreements, self.losses)))]
 
     @property
     def lr(self) -> float:
@@ -42,58 +57,50 @@ class Search:
         return math.nan if self.index is None else self.candidates[self.index]
 
 
-def lowest_loss(val_loss: Sequence[float]) -> float:
-    """Lowest loss on val after an epoch of training.
-
-    Parameters
-    ----------
-    val_loss : sequence of float
-        The first entry is before training and does not compete; none: training failed.
-
-    Returns
-    -------
-    float
-        NaN if there is no trained epoch, or if any loss is not finite.
-    """
-    trained = list(val_loss[1:])
-    return min(trained) if trained and np.isfinite(trained).all() else math.nan
-
-
-def choose(candidates: Iterable[float], val_losses: Iterable[Sequence[float]]) -> Search:
-    """Compare finished candidates by their losses on val, one curve each (`lowest_loss`).
+def choose(candidates: Iterable[float], trained: Iterable[Curved | None]) -> Search:
+    """Compare finished candidates by the epoch that each kept; None where training failed.
 
     Raises
     ------
     ValueError
-        There are not as many curves as candidates, or none.
+        There are not as many trainings as candidates, or none.
     """
-    candidates = tuple(candidates)
-    losses = tuple(lowest_loss(curve) for curve in val_losses)
-    if len(candidates) != len(losses) or not candidates:
+    candidates, trained = tuple(candidates), tuple(trained)
+    if len(candidates) != len(trained) or not candidates:
         raise ValueError(
-            f"search: expected some candidates and a curve for each, "
-            f"found {len(candidates)} and {len(losses)}"
+            f"search: expected some candidates and a training for each, "
+            f"found {len(candidates)} and {len(trained)}"
         )
-    return Search(candidates, losses)
+
+    def kept(curve: str) -> tuple[float, ...]:
+        return tuple(math.nan if t is None else getattr(t, curve)[t.best_epoch] for t in trained)
+
+    return Search(candidates, kept("val_agreement"), kept("val_loss"))
 
 
 def train_searched(
-    train: Callable[[Bridge, Sequence[int]], Sequence[Trained]],
+    train: Callable[..., Sequence[Trained]],
     settings: Bridge,
     candidates: Sequence[float],
     seeds: Sequence[int],
+    compute: Compute = AS_IT_COMES,
+    device: str = "cpu",
 ) -> tuple[Search, list[Trained]]:
     """Train bridges of all seeds with the learning rate that is set, or else found by search.
 
     Parameters
     ----------
     train : callable
-        Settings with a learning rate and seeds -> a finished training for each seed, as
-        `biox.training.train_seeds` returns them. One that raises FloatingPointError is lost.
+        Settings with a learning rate and seeds, and by keyword `compute` -> a finished training
+        for each seed, as `biox.training.train_seeds` returns them. One that raises
+        FloatingPointError is lost.
     settings : Bridge
     candidates : sequence of float
         Learning rates to try where the settings leave it open.
     seeds : sequence of int
+    compute : Compute
+        Says how many trainings run side by side: candidates, then the other seeds.
+    device : str
 
     Returns
     -------
@@ -106,35 +113,50 @@ def train_searched(
     FloatingPointError
         No candidate trains.
     """
-    if settings.lr is not None:
-        trained = list(train(settings, seeds))
-        return choose([settings.lr], [trained[0].fit.val_loss]), trained
-    first, why = [], ""
-    for lr in candidates:
+
+    def with_seeds(lr: float, part: Sequence[int]) -> list[Trained]:
+        return list(train(replace(settings, lr=lr), part, compute=compute.each()))
+
+    def all_of(lr: float, wanted: Sequence[int]) -> list[Trained]:
+        n = -(-len(wanted) // compute.workers)  # neighbours train together
+        parts = [wanted[i : i + n] for i in range(0, len(wanted), max(n, 1))]
+        tasks = [partial(with_seeds, lr, part) for part in parts]
+        return [t for part in compute.side_by_side(tasks, device) for t in part]
+
+    def attempt(lr: float) -> Trained | FloatingPointError:
         try:
-            first.append(train(replace(settings, lr=lr), seeds[:1])[0])
+            return with_seeds(lr, seeds[:1])[0]
         except FloatingPointError as error:
-            first.append(None)
-            why = str(error)
-    found = choose(candidates, [() if r is None else r.fit.val_loss for r in first])
-    if found.index is None:
-        raise FloatingPointError(f"{why}; nor did it train at any other of {list(candidates)}")
-    others = train(replace(settings, lr=found.lr), seeds[1:]) if len(seeds) > 1 else []
-    return found, [first[found.index], *others]
+            return error
+
+    if settings.lr is not None:
+        trained = all_of(settings.lr, seeds)
+        return choose([settings.lr], [trained[0].fit]), trained
+    first = compute.side_by_side([partial(attempt, lr) for lr in candidates], device)
+    failed = [isinstance(found, FloatingPointError) for found in first]
+    if all(failed):
+        raise FloatingPointError(
+            f"{first[-1]}; nor did it train at any other of {list(candidates)}"
+        )
+    fits = [None if lost else found.fit for lost, found in zip(failed, first, strict=True)]
+    found = choose(candidates, fits)
+    return found, [first[found.index], *all_of(found.lr, seeds[1:])]
 
 
 def search_table(searches: Mapping[str, Search]) -> pd.DataFrame:
-    """Lowest loss on val by method (row) and learning rate; the winner is marked.
+    """Agreement and loss on val by method (row) and learning rate; the winner is marked.
 
-    Losses of different methods are different losses: compare within a row.
+    Losses of different methods are different losses: compare them within a row.
     """
 
     def cell(found: Search, i: int) -> str:
-        loss = found.losses[i]
-        return "failed" if math.isnan(loss) else f"{loss:.4f}" + " *" * (i == found.index)
+        if math.isnan(found.losses[i]):
+            return "failed"
+        mark = " *" * (i == found.index)
+        return f"{100 * found.agreements[i]:.1f} % ({found.losses[i]:.4f}){mark}"
 
     rows = {
         method: {f"{lr:g}": cell(found, i) for i, lr in enumerate(found.candidates)}
         for method, found in searches.items()
     }
-    return pd.DataFrame(rows).T.rename_axis("lowest loss on val, by learning rate")
+    return pd.DataFrame(rows).T.rename_axis("agreement (loss) on val")

@@ -6,11 +6,13 @@ by the element. Bridges of lower rank or with fewer prototypes are filled up wit
 stay zeros: A is multiplied by B's zeros and B by A's, so that neither ever gets a gradient.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
+from biox.agreement import agreement, best_epoch
 from biox.bridge import BridgedModel, PrototypeBridge
 from biox.compute import AS_IT_COMES, Compute
 from biox.losses import EQUATION_7, Objective
@@ -80,6 +82,11 @@ class BridgeStack(nn.Module):
                 value.copy_(own[: value.shape[0], : value.shape[1]])
 
 
+def _nothing(tokens: Tensor) -> Tensor:
+    """Stand in for the tail where there is none to run."""
+    return tokens
+
+
 class StackedTraining:
     """K bridges in training between the same frozen models; call `epoch` again and again.
 
@@ -104,8 +111,8 @@ class StackedTraining:
     best : dict
         Values of the stack's parameters, each bridge's from its own best epoch.
     best_epochs : list of K int
-        Epochs of the lowest loss on val; 0 before the first.
-    train_losses, val_losses : list of lists of K float
+        Epochs kept, see `biox.agreement`; 0 before the first.
+    train_losses, val_losses, val_agreements : list of lists of K float
         One list an epoch; see `biox.training.Fit`.
 
     Raises
@@ -138,21 +145,25 @@ class StackedTraining:
         self.device = self.bridges.A.device
         self.optimizer = torch.optim.Adam(self.bridges.parameters(), lr=lr, fused=True)
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self.tail = compute.prepared(models[0].tail) if objective.align == "last" else _nothing
+        tail = compute.prepared(models[0].tail)
+        # The loss compares last layers, or what the bridge itself writes; answers need the last.
+        self.tail, self.rest = (tail, _nothing) if objective.align == "last" else (_nothing, tail)
         self.best = {name: p.detach().clone() for name, p in self.bridges.named_parameters()}
         self.best_epochs = [0] * len(models)
         self.train_losses: list[list[float]] = []
         self.val_losses: list[list[float]] = []
+        self.val_agreements: list[list[float]] = []
 
-    def found(self) -> Iterator[tuple[tuple[float, ...], tuple[float, ...], int]]:
-        """Each bridge's losses by epoch, on pair and on val, and its best epoch."""
-        curves = (zip(*losses, strict=True) for losses in (self.train_losses, self.val_losses))
-        return zip(*curves, self.best_epochs, strict=True)
+    def found(self) -> Iterator[tuple]:
+        """Each bridge's curves and its best epoch, as `biox.training.Fit` has them."""
+        curves = (self.train_losses, self.val_losses, self.val_agreements)
+        by_bridge = (zip(*by_epoch, strict=True) for by_epoch in curves)
+        return zip(*by_bridge, self.best_epochs, strict=True)
 
     def measure(self) -> None:
-        """Write down the losses before the first step."""
+        """Write down where things stand before the first step."""
         self.train_losses.append(self.mean_losses(self.pair))
-        self.val_losses.append(self.mean_losses(self.val))
+        self.examine()
 
     def epoch(self) -> None:
         """Take every bridge once through its windows, measure it on val, and keep the best.
@@ -169,7 +180,7 @@ class StackedTraining:
             for rows in self.orders().split(self.batch, dim=1):
                 total += self.step(rows).double() * rows.shape[1]
             self.train_losses.append((total / n).tolist())
-            self.val_losses.append(self.mean_losses(self.val))
+            self.examine()
         except FloatingPointError as error:  # of a layer of the tail
             raise FloatingPointError(f"bridge: {error}, {where}") from error
         for on_pair, on_val in zip(self.train_losses[-1], self.val_losses[-1], strict=True):
@@ -200,22 +211,42 @@ class StackedTraining:
         """
         pooled = on_device(self.pair.pooled[rows], self.device)
         target = on_device(self.pair.target[rows.flatten()], self.device)
-        losses = self._losses(pooled, target.unflatten(0, rows.shape))
+        losses = self.objective.compare(self._bridged(pooled), target.unflatten(0, rows.shape))
         self.optimizer.zero_grad(set_to_none=True)
         losses.sum().backward()
         self.optimizer.step()
         return losses.detach()
 
+    @cached_property
     @torch.no_grad()
+    def taught(self) -> Tensor:
+        """What the teacher answers on val [n], from its last layer."""
+        batches = self.val.target.split(EVALUATED)
+        return torch.cat([self._answers(on_device(y, self.device)[None])[0] for y in batches])
+
+    def examine(self) -> None:
+        """Write down each bridge's mean loss on val, and its agreement with the teacher there."""
+        losses, answers = zip(*self._evaluated(self.val, self._answers), strict=True)
+        self.val_losses.append((sum(losses) / len(self.val.pooled)).tolist())
+        answers = torch.cat(answers, dim=1).cpu()
+        self.val_agreements.append([agreement(own, self.taught.cpu()) for own in answers])
+
     def mean_losses(self, pairs: Pairs) -> list[float]:
         """Each bridge's mean loss over all pairs."""
-        total = torch.zeros(len(self.seeds), dtype=torch.float64, device=self.device)
+        losses, _ = zip(*self._evaluated(pairs), strict=True)
+        return (sum(losses) / len(pairs.pooled)).tolist()
+
+    @torch.no_grad()
+    def _evaluated(
+        self, pairs: Pairs, answers: Callable[[Tensor], Tensor] = _nothing
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Summed losses [K] and the answers to each batch of windows."""
         batches = zip(pairs.pooled.split(EVALUATED), pairs.target.split(EVALUATED), strict=True)
         for pooled, target in batches:
             pooled, target = on_device(pooled, self.device), on_device(target, self.device)
-            losses = self._losses(pooled.expand(len(total), -1, -1), target[None])
-            total += losses.double() * len(pooled)
-        return (total / len(pairs.pooled)).tolist()
+            bridged = self._bridged(pooled.expand(len(self.seeds), -1, -1))
+            losses = self.objective.compare(bridged, target[None])
+            yield losses.double() * len(pooled), answers(bridged)
 
     def write(self) -> None:
         """Put the bridges as they are now into their models."""
@@ -227,22 +258,26 @@ class StackedTraining:
         for name, whole in self.bridges.named_parameters():
             whole.copy_(self.best[name])
 
-    def _losses(self, pooled: Tensor, target: Tensor) -> Tensor:
-        """Losses [K] of batches [K, batch, d_m] against targets [1 or K, batch, N, d]."""
+    def _bridged(self, pooled: Tensor) -> Tensor:
+        """What the loss compares: of batches [K, batch, d_m], representations [K, batch, N, d]."""
         tokens = self.bridges(pooled)
         with self.compute.precision(self.device.type):
             bridged = self.tail(tokens.flatten(0, 1))
-        return self.objective.compare(bridged.float().unflatten(0, tokens.shape[:2]), target)
+        return bridged.float().unflatten(0, tokens.shape[:2])
+
+    def _answers(self, bridged: Tensor) -> Tensor:
+        """Classes [K, batch] that follow from what the loss compares."""
+        model = self.models[0]
+        last = self.rest(bridged.flatten(0, 1))
+        return model.head(model.old.pool(last)).argmax(dim=1).unflatten(0, bridged.shape[:2])
 
     def _keep_best(self) -> None:
         now = len(self.val_losses) - 1
-        for k, loss in enumerate(self.val_losses[now]):
-            if now == 1 or loss < self.val_losses[self.best_epochs[k]][k]:
+        curves = (
+            zip(*by_epoch, strict=True) for by_epoch in (self.val_agreements, self.val_losses)
+        )
+        for k, curve in enumerate(zip(*curves, strict=True)):
+            if best_epoch(*curve) == now:
                 self.best_epochs[k] = now
                 for name, whole in self.bridges.named_parameters():
                     self.best[name][k] = whole.detach()[k]
-
-
-def _nothing(tokens: Tensor) -> Tensor:
-    """Stand in for the tail where the loss compares what the bridge itself writes."""
-    return tokens

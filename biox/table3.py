@@ -5,7 +5,7 @@ comparison, whole models are distilled. `biox.table3_models` pretrains the model
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -156,21 +156,16 @@ def bridged(
             compute=replace(settings.compute, threads=1),
         )  # fmt: skip
     except FloatingPointError as error:
-        return failed(BRIDGE, seeds, cached["test"], str(error)), facts
+        shape = cached["test"].logits.shape
+        return [Outcome.failure(BRIDGE, seed, shape, str(error)) for seed in seeds], facts
     seconds = (time.perf_counter() - chosen) / len(seeds)
     return [
         Outcome(
             BRIDGE, r.seed, r.probabilities, r.model.bridge.n_parameters,
-            r.fit.train_loss, r.fit.val_loss, r.fit.best_epoch, settings.bridge.lr, seconds,
+            lr=settings.bridge.lr, seconds=seconds, **vars(r.fit),
         )
         for r in results
     ], facts  # fmt: skip
-
-
-def failed(method: str, seeds: Sequence[int], test: Activations, why: str) -> list[Outcome]:
-    """Outcomes of a training that failed: NaN for every window, and the reason."""
-    nothing = np.full(tuple(test.logits.shape), np.nan)
-    return [Outcome(method, seed, nothing, 0, failed=why) for seed in seeds]
 
 
 def distilled(settings: Settings, key: str, windows: Mapping[str, Windows]) -> list[Outcome]:

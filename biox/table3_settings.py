@@ -64,7 +64,7 @@ class Table3:
 
     direction: str = "wesad-ppg2ecg"
     models: dict[str, Swap] = field(default_factory=_swaps)
-    minutes: float = 600.0
+    minutes: float = 400.0
     epochs: int = 6
     every: int = 5
     lr: float = 1e-3

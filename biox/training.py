@@ -7,6 +7,7 @@ models, of other seeds or sizes, train together (`biox.stacking`); one bridge is
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from threading import Lock
 
 import numpy as np
 import torch
@@ -34,13 +35,20 @@ class Fit:
     train_loss, val_loss : tuple of float
         By epoch; the first entry is before training. `train_loss` is the mean over an epoch's
         steps, `val_loss` is measured after the epoch.
+    val_agreement : tuple of float
+        Agreement with the teacher's answers on val after the epoch (`biox.agreement`).
     best_epoch : int
-        The epoch whose bridge was kept: lowest loss on val, which needs no label.
+        The epoch whose bridge was kept: highest agreement, of equals the lowest loss on val.
     """
 
     train_loss: tuple[float, ...]
     val_loss: tuple[float, ...]
+    val_agreement: tuple[float, ...]
     best_epoch: int
+
+
+_DRAWING = Lock()
+"""torch's generator is one for all threads."""
 
 
 def initial_bridge(
@@ -68,7 +76,7 @@ def initial_bridge(
     reshaped : bool
         See `PrototypeBridge`.
     """
-    with torch.random.fork_rng(devices=[]):
+    with _DRAWING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         n_tokens, out_features = token_shape
         sizes = (in_features, out_features, n_tokens, rank, n_prototypes)
@@ -91,7 +99,7 @@ def fit_bridge(
     compute: Compute = AS_IT_COMES,
     resume: Resume | None = None,
 ) -> Fit:
-    """Train ``model.bridge`` in place with Adam; keep the epoch with the lowest loss on val.
+    """Train ``model.bridge`` in place with Adam; keep the epoch that agrees best with the teacher.
 
     `fit_bridges` with a single bridge; see there.
     """
@@ -230,7 +238,7 @@ def train_seeds(
         Needed with ``align: input``: input of old layer l [n, N_l, d_l] on ``pair`` and ``val``
         (`biox.activations.layer_input`).
     compute, resume : optional
-        As in `fit_bridges`.
+        As in `fit_bridges`; the file of `resume` is told by learning rate and seeds.
 
     Raises
     ------
@@ -252,6 +260,8 @@ def train_seeds(
     bridges = [initial_bridge(*shapes, *sizes, seed, tokens, reshaped) for seed in seeds]
     models = [BridgedModel(new, old, bridge, head, m, l).to(device) for bridge in bridges]
     how = (settings.lr, settings.epochs, settings.batch, seeds, objective)
+    if resume is not None:
+        resume = resume.told_by(f"lr{settings.lr:g}", *seeds)
     results = []
     with compute.cpu_threads():
         fits = fit_bridges(

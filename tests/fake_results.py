@@ -74,6 +74,7 @@ def write_baselines(data, direction, test=None, failed=(), seeds=SEEDS):
                     n_parameters=50_000 if method.startswith("KD") else 1_100,
                     train_loss=(2.0, 1.0),
                     val_loss=(2.0, 1.5),
+                    val_agreement=(0.5, 0.7),
                     best_epoch=1,
                     failed="loss is not finite" if lost else "",
                 )

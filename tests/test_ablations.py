@@ -126,7 +126,8 @@ def test_other_losses_and_places_learn_what_they_name(case, monkeypatch):
 
 
 def test_no_number_depends_on_how_many_train_at_a_time(case, trained):
-    again = train(case, [(t.variant, t.seed) for t in trained], n_jobs=1)
+    one_by_one = case.settings.override("compute", {"threads": 1, "workers": 1})
+    again = train(replace(case, settings=one_by_one), [(t.variant, t.seed) for t in trained])
     for a, b in zip(trained, again, strict=True):
         assert a.fit == b.fit and (a.probabilities == b.probabilities).all()
 

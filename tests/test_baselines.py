@@ -12,27 +12,29 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
 from sklearn.preprocessing import StandardScaler
 from test_training import toy_windows
 from torch import nn
 
 from biox.activations import compute_activations
+from biox.agreement import best_epoch
 from biox.backbones import build
 from biox.baselines import summary
-from biox.baselines.chance import random_outcome, sampled_random
 from biox.baselines.distillation import METHODS, contrast_loss, kd_loss, lessons_of
 from biox.baselines.lora import adaptable, plan_lora
 from biox.baselines.outcome import Outcome, save_outcomes
 from biox.baselines.probe_transfer import probe_transfer
 from biox.baselines.settings import Baselines
-from biox.baselines.student_training import mean_loss, predict, train_student
+from biox.baselines.student_training import examine, predict, train_student
 from biox.baselines.students import Student, ready
 from biox.baselines.trials import Course, bridge_size, distil, train_one
 from biox.config import load_settings
 from biox.files import read_json
-from biox.report.metrics import random_scores, scores
+from biox.report.metrics import scores
 from biox.search import choose, search_table, train_searched
 from biox.teacher import PENALTIES, choose_penalty
+from biox.training import Fit
 
 ROOT = Path(__file__).parent.parent
 SECONDS = {"papagei": 10, "hubert_ecg": 10, "labram": 3, "normwear": 3}
@@ -184,16 +186,18 @@ def test_a_ready_scalogram_gives_the_same_answer_and_others_stay_windows():
 # Training
 
 
-def test_the_epoch_kept_is_the_lowest_on_val_and_the_student_is_that_of_it(course):
+def test_the_epoch_kept_agrees_best_on_val_and_the_student_is_that_of_it(course):
     lessons, own = course.lessons, replace(course.settings, patience=None)
     student = course.student("KD", 0)
     how = (lessons["pair"], lessons["val"], own)
     curves = train_student(student, *how, lr=3e-3, epochs=4, batch=8, seed=0)
-    assert curves.best_epoch == 1 + int(np.argmin(curves.val_loss[1:]))
+    assert curves.best_epoch == best_epoch(curves.val_agreement, curves.val_loss)
     assert len(curves.train_loss) == len(curves.val_loss) == 5
-    assert mean_loss(student, lessons["val"], own, 8) == pytest.approx(
-        curves.val_loss[curves.best_epoch]
-    )
+    loss, agreed = examine(student, lessons["val"], own, 8)
+    assert loss == pytest.approx(curves.val_loss[curves.best_epoch])
+    answers = predict(student, lessons["val"].x).argmax(1)
+    assert agreed == balanced_accuracy_score(lessons["val"].logits.argmax(1), answers)
+    assert agreed == curves.val_agreement[curves.best_epoch]
     # Untrained, it may be better than trained with a learning rate that destroys; never kept.
     wild = train_student(course.student("KD", 0), *how, lr=0.3, epochs=1, batch=8, seed=0)
     assert wild.val_loss[0] < wild.val_loss[1] and wild.best_epoch == 1
@@ -205,10 +209,13 @@ def test_patience_ends_a_training_but_changes_nothing_before(course):
     for patience in (1, None):
         own = replace(course.settings, patience=patience)
         how = (lessons["pair"], lessons["val"], own, 3e-2, 8, 8, 0)
-        runs[patience] = train_student(course.student("KD", 0), *how).val_loss
-    n = len(runs[1])
-    assert runs[None][:n] == runs[1] and n < len(runs[None]) == 9
-    assert runs[1][-1] >= min(runs[1][1:-1])
+        runs[patience] = train_student(course.student("KD", 0), *how)
+    short, whole = runs[1], runs[None]
+    n = len(short.val_loss)
+    assert whole.val_loss[:n] == short.val_loss and n < len(whole.val_loss) == 9
+    both = zip(short.val_agreement[1:], short.val_loss[1:], strict=True)
+    *before, last = both
+    assert last[0] <= max(a for a, _ in before) and last[1] >= min(loss for _, loss in before)
 
 
 def test_students_learn_the_toy(course):
@@ -253,34 +260,38 @@ def test_lessons_refuse_windows_of_other_times(cached, windows):
 # Search
 
 
-def test_search_picks_the_lowest_loss_on_val_and_survives_failures():
-    curves = {1e-4: (0.1, 0.9, 0.7), 1e-3: (0.1, 0.5, 0.8), 1e-2: (0.1, 0.4, math.nan)}
+def test_search_picks_what_agrees_best_on_val_and_survives_failures():
+    fits = {
+        1e-4: Fit((9.0,), (0.1, 0.9, 0.3), (0.9, 0.5, 0.6), 2),
+        1e-3: Fit((9.0,), (0.1, 0.5, 0.8), (0.9, 0.7, 0.1), 1),
+        1e-2: Fit((9.0,), (0.1, 0.8, 0.6), (0.9, 0.7, 0.7), 2),
+    }
     asked = []
 
-    def train(settings, seeds):
+    def train(settings, seeds, compute):
         asked.append((settings.lr, tuple(seeds)))
         if settings.lr == 1e-1:
             raise FloatingPointError("expected a finite loss, found nan")
-        fit = SimpleNamespace(val_loss=curves[settings.lr])
-        return [SimpleNamespace(fit=fit, seed=seed, lr=settings.lr) for seed in seeds]
+        return [SimpleNamespace(fit=fits[settings.lr], seed=seed, lr=settings.lr) for seed in seeds]
 
     bridge = load_settings(Path(__file__).parents[1] / "params.yaml").bridge
-    lrs = [*curves, 1e-1]
+    lrs = [*fits, 1e-1]
     found, runs = train_searched(train, replace(bridge, lr=None), lrs, [5, 6, 7])
-    assert (found.lr, found.losses[:2]) == (1e-3, (0.7, 0.5))
-    assert np.isnan(found.losses[2:]).all()  # a loss that is not finite loses, whatever came before
+    assert (found.lr, found.losses[:3]) == (1e-3, (0.3, 0.5, 0.6))  # of two that agree, by loss
+    assert found.agreements[:3] == (0.6, 0.7, 0.7) and math.isnan(found.agreements[3])
     assert [(run.seed, run.lr) for run in runs] == [(5, 1e-3), (6, 1e-3), (7, 1e-3)]
     assert asked == [*((lr, (5,)) for lr in lrs), (1e-3, (6, 7))]  # the first seed's run is kept
     row = search_table({"BioX-Bridge": found}).loc["BioX-Bridge"]
-    assert row.tolist() == ["0.7000", "0.5000 *", "failed", "failed"]
+    numbers = ["60.0 % (0.3000)", "70.0 % (0.5000) *", "70.0 % (0.6000)"]
+    assert row.tolist() == [*numbers, "failed"]
     with pytest.raises(FloatingPointError, match="nan; nor did it train at any other of"):
         train_searched(train, replace(bridge, lr=None), [1e-1], [5])
     asked.clear()
     found, runs = train_searched(train, replace(bridge, lr=1e-4), lrs, [5, 6])
     assert found.lr == 1e-4 and asked == [(1e-4, (5, 6))]  # a rate that is set is not searched
-    assert choose([1.0, 2.0], [(9, 3.0), (9, 3.0)]).lr == 1.0  # of equals the first
-    with pytest.raises(ValueError, match="a curve for each, found 1 and 2"):
-        choose([1.0], [(), ()])
+    assert choose([1.0, 2.0], [fits[1e-3], fits[1e-3]]).lr == 1.0  # of equals the first
+    with pytest.raises(ValueError, match="a training for each, found 1 and 2"):
+        choose([1.0], [None, None])
 
 
 # All together
@@ -300,7 +311,8 @@ def test_distil_gives_the_same_whatever_the_number_of_processes(cached, windows,
     for method, found in searches.items():
         own = [o for o in one if o.method == method]
         assert {o.lr for o in own} == {found.lr}
-        assert min(own[0].val_loss[1:]) == found.losses[found.index] == min(found.losses)
+        assert own[0].val_loss[own[0].best_epoch] == found.losses[found.index]
+        assert own[0].val_agreement[own[0].best_epoch] == max(found.agreements)
     embedding = cached["pair"].pooled_last.shape[1]
     features = cached["pair"].new[-1].shape[1]
     assert one[2].n_parameters - one[0].n_parameters == (features + 1) * embedding
@@ -348,26 +360,14 @@ def test_probe_transfer_is_a_logistic_regression_on_pseudo_labels(cached):
     assert "expected pseudo-labels of every class, found none of ['fast']" in lost.failed
 
 
-def test_sampled_answers_score_what_the_closed_form_expects():
-    labels = np.repeat([0, 1, 2], [6000, 3000, 1000])
-    drawn = sampled_random(labels, 3, seed=0)
-    assert set(drawn.sum(1)) == {1.0} and set(np.unique(drawn)) == {0.0, 1.0}
-    frame = pd.DataFrame(drawn, columns=["p a", "p b", "p c"]).assign(label=labels)
-    expected = random_scores(labels, 3)
-    assert scores(frame) == pytest.approx(expected, abs=0.02)
-    assert (drawn == sampled_random(labels, 3, seed=0)).all()
-    assert (drawn != sampled_random(labels, 3, seed=1)).any()
-
-
 def test_saved_predictions_give_the_scores_again(cached, tmp_path, course):
     test = cached["test"]
     outcomes = [train_one(replace(course, epochs=1), "KD", 0, 1e-3), probe_transfer(cached)]
-    outcomes += [random_outcome(test, 2, seed) for seed in (0, 1)]
     lost = Outcome("LoRA-KD", 0, np.full((16, 2), np.nan), 9, failed="LoRA-KD: why")
     save_outcomes(tmp_path, [*outcomes, lost], test, "toy")
     table = summary.numbers([*outcomes, lost], test)
     found = pd.read_csv(tmp_path / "predictions.csv")
-    for method in ("KD", "Probe transfer", "Random (sampled)"):
+    for method in ("KD", "Probe transfer"):
         rows = found[found["method"] == method]
         again = [scores(part) for _, part in rows.groupby("seed")]
         for metric in again[0]:

@@ -1,5 +1,6 @@
 """Settings: what is accepted, and that each refusal names its key."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -194,10 +195,10 @@ def test_null_means_untrained_and_whole_numbers_are_numbers(content, tmp_path):
     assert settings.bridge.lr == 1.0 and isinstance(settings.bridge.lr, float)
 
 
-def test_the_file_says_what_holds_without_its_section_compute(content, tmp_path):
+def test_without_its_section_compute_all_but_threads_and_workers_stay(content, tmp_path):
     written = load(content, tmp_path).compute
     del content["compute"]
-    assert load(content, tmp_path).compute == written
+    assert load(content, tmp_path).compute == replace(written, threads=None, workers=1)
 
 
 def test_override_checks_like_the_file():

@@ -18,6 +18,7 @@ from biox.activations import Activations
 from biox.backbones import build
 from biox.backbones.base import Backbone, InputSpec
 from biox.baselines.outcome import Outcome, predictions_of, save_outcomes
+from biox.compute import Compute
 from biox.config import Bridge, Positions, load_settings
 from biox.control_settings import Controls
 from biox.files import write_json
@@ -86,7 +87,8 @@ def models():
 
 
 def trained(cached, models, trials, workers=1, **changes):
-    return controls.train(trials, *models, cached, replace(BRIDGE, **changes), workers=workers)
+    compute = Compute(threads=workers, workers=workers)
+    return controls.train(trials, *models, cached, replace(BRIDGE, **changes), compute)
 
 
 def plain(cached, method="plain", seed=0):
@@ -283,7 +285,7 @@ def test_predictions_of_another_direction_are_refused(tmp_path):
         report.collect(tmp_path, ["c"], "controls")
 
 
-@pytest.mark.parametrize(("name", "value"), [("deals", 1), ("epochs", 0), ("workers", 0)])
+@pytest.mark.parametrize(("name", "value"), [("deals", 1), ("epochs", 0)])
 def test_impossible_settings_are_refused(name, value):
     with pytest.raises(ValueError, match=f"{name}: expected at least"):
         Controls(**{name: value})

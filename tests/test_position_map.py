@@ -97,7 +97,8 @@ def toy_pairs():
             "variant": [f"m{m} l{l}" for m, l in rows], "m": [m for m, _ in rows],
             "l": [l for _, l in rows], "probe": [0.1] * 3 + [0.2] * 3, "cka": score,
             "fixed": True, "selected": [r == (0, 2) for r in rows], "balanced_accuracy": score,
-            "val loss": [1 - s / 100 for s in score], "rank": [4, 6, 2, 3, 5, 1],
+            "val loss": [1 - s / 100 for s in score], "val agreement": [s / 100 for s in score],
+            "rank": [4, 6, 2, 3, 5, 1],
         }
     )  # fmt: skip
 
@@ -113,7 +114,7 @@ def test_correlations_and_sentences_of_a_map_with_known_answers():
     text = report.verdict_table2(table, pairs)
     assert "**The claim holds here**" in text and "+7.5 points (paper +3.7)" in text
     assert "m0 l2, has rank 2 of 6 (60.0 %); the best is m1 l2 (65.0 %)" in text
-    assert "lowest loss on val, m1 l2, has rank 1 of 6" in text
+    assert "agrees best with the teacher on val, m1 l2, has rank 1 of 6" in text
     assert "does not hold" in report.verdict_table2(table.assign(sd=9.0), pairs)
 
 

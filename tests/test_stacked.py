@@ -8,6 +8,7 @@ import torch
 from test_losses import TINY
 from test_training import cached, models  # noqa: F401 (fixtures)
 
+from biox.agreement import best_epoch
 from biox.bridge import BridgedModel, PrototypeBridge
 from biox.compute import Compute
 from biox.losses import LOSSES, Objective
@@ -61,7 +62,7 @@ def test_each_bridge_keeps_its_own_best_epoch(models, cached):  # noqa: F811
     fits = fit_bridges(models, pair, val, 3e-2, 6, 6, seeds)
     assert len({fit.best_epoch for fit in fits}) > 1
     for model, fit in zip(models, fits, strict=True):
-        assert fit.best_epoch == 1 + int(np.argmin(fit.val_loss[1:]))
+        assert fit.best_epoch == best_epoch(fit.val_agreement, fit.val_loss)
         own = StackedTraining([model], pair, val, 1e-2, 6, [0]).mean_losses(val)
         np.testing.assert_allclose(own, fit.val_loss[fit.best_epoch], rtol=1e-5)
 

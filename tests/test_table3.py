@@ -22,7 +22,7 @@ from biox.config import load_settings
 from biox.data.windows import Windows
 from biox.files import write_json
 from biox.report import table3 as report
-from biox.table3 import check_same_windows, failed, pooled_layers, thinned
+from biox.table3 import check_same_windows, pooled_layers, thinned
 
 ROOT = Path(__file__).parents[1]
 CLASSES = ("baseline", "stress", "amusement")
@@ -120,7 +120,8 @@ def test_reported_numbers_stand_beside_the_models_they_are_of(tmp_path, test_win
 
 def test_a_failed_method_shows_as_failed(tmp_path, test_windows):
     outcomes = outcomes_of(test_windows, 0.8, 0.4)[:3]
-    outcomes += failed("KD", (0, 1, 2), test_windows, "loss NaN in epoch 3")
+    shape = outcomes[0].probabilities.shape
+    outcomes += [Outcome.failure("KD", s, shape, "loss NaN in epoch 3") for s in (0, 1, 2)]
     table = table_of(tmp_path, test_windows, plain=outcomes)
     assert report.readable(table)["balanced accuracy"].tolist()[1] == "failed"
     assert "KD **failed** (loss NaN in epoch 3)" in report.verdict(table)

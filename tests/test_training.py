@@ -11,6 +11,7 @@ from biox.activations import (
     flattened_states,
     layer_input,
 )
+from biox.agreement import best_epoch
 from biox.backbones import build
 from biox.bridge import BridgedModel
 from biox.cka import linear_cka
@@ -152,7 +153,7 @@ def test_loss_falls_and_the_best_epoch_is_kept(models, cached):
     pairs = Pairs(cached.new[model.m], cached.last)
     fit = fit_bridge(model, pairs, pairs, 1e-2, epochs=8, batch=8)
     assert fit.train_loss[-1] < 0.7 * fit.train_loss[0]
-    assert fit.best_epoch == 1 + int(np.argmin(fit.val_loss[1:]))
+    assert fit.best_epoch == best_epoch(fit.val_agreement, fit.val_loss)
     assert mean_loss(model, pairs) == pytest.approx(fit.val_loss[fit.best_epoch], rel=1e-5)
 
 

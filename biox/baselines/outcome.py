@@ -1,5 +1,7 @@
 """What every transfer method leaves behind, so that tables can treat them alike."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +26,10 @@ class Outcome:
         For the test windows, from the new modality alone.
     n_parameters : int
         Trained ones.
-    train_loss, val_loss : tuple of float
-        By epoch; empty for methods without epochs.
+    train_loss, val_loss, val_agreement : tuple of float
+        By epoch, as in `biox.training.Fit`; empty for methods without epochs.
     best_epoch : int
-        The epoch kept: lowest loss on val, which needs no label.
+        The epoch kept.
     lr : float
         Learning rate; NaN for methods without one.
     seconds : float
@@ -42,10 +44,16 @@ class Outcome:
     n_parameters: int
     train_loss: tuple[float, ...] = ()
     val_loss: tuple[float, ...] = ()
+    val_agreement: tuple[float, ...] = ()
     best_epoch: int = 0
     lr: float = float("nan")
     seconds: float = float("nan")
     failed: str = ""
+
+    @classmethod
+    def failure(cls, method: str, seed: int, shape: tuple[int, int], why: str, **about) -> Outcome:
+        """Outcome of a training that went wrong: NaN for all [n, classes], and the reason."""
+        return cls(method, seed, np.full(shape, np.nan), failed=why, **{"n_parameters": 0} | about)
 
 
 def predictions_of(outcomes: Sequence[Outcome], test, direction: str) -> pd.DataFrame:
@@ -69,6 +77,7 @@ def save_outcomes(folder: Path | str, outcomes: Sequence[Outcome], test, directi
                 "epoch": range(len(o.train_loss)),
                 "train": o.train_loss,
                 "val": o.val_loss,
+                "agreement": o.val_agreement or np.nan,
                 "best": o.best_epoch,
             }
         )

@@ -45,8 +45,7 @@ def probe_transfer(cached: Mapping[str, Activations], seed: int = 0) -> Outcome:
         penalty = choose_penalty(features, pair.pseudo_labels, pair.subjects)
         head = fit_head(features, pair.pseudo_labels, n_classes, penalty)
     except ValueError as error:
-        nothing = np.full((len(test), n_classes), np.nan)
-        return Outcome(NAME, seed, nothing, 0, failed=f"{NAME}: {error}")
+        return Outcome.failure(NAME, seed, (len(test), n_classes), f"{NAME}: {error}")
     seconds = time.perf_counter() - started
     with torch.no_grad():
         probabilities = head(test.new[-1]).softmax(dim=1).numpy()

@@ -15,7 +15,8 @@ class Baselines:
     Attributes
     ----------
     patience : int, optional
-        A training ends after so many epochs without a new lowest loss on val; None: never.
+        A training ends after so many epochs in which neither agreement with the teacher on val nor
+        the loss there has reached a new best; None: never.
     temperature : float
         T of KD: both sides' logits are divided by it (Hinton et al. 2015).
     contrast_weight : float

@@ -1,32 +1,14 @@
-"""The training of one student: Adam, and the epoch with the lowest loss on val is kept."""
-
-from dataclasses import dataclass
+"""The training of one student: Adam, and the epoch that agrees best with the teacher is kept."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from biox.agreement import agreement, best_epoch
 from biox.baselines.distillation import Lessons, distillation_loss
 from biox.baselines.settings import Baselines
 from biox.baselines.students import Student
-
-
-@dataclass(frozen=True)
-class Curves:
-    """A finished training.
-
-    Attributes
-    ----------
-    train_loss, val_loss : tuple of float
-        By epoch; the first entry is before training, where pair is not measured (NaN).
-        `train_loss` is the mean over an epoch's steps, `val_loss` is measured after the epoch.
-    best_epoch : int
-        The epoch kept.
-    """
-
-    train_loss: tuple[float, ...]
-    val_loss: tuple[float, ...]
-    best_epoch: int
+from biox.training import Fit
 
 
 def train_student(
@@ -38,11 +20,11 @@ def train_student(
     epochs: int,
     batch: int,
     seed: int,
-) -> Curves:
-    """Train in place; keep the trained epoch with the lowest loss on val, as bridges do.
+) -> Fit:
+    """Train in place; keep the trained epoch that agrees best with the teacher on val.
 
-    The untrained epoch 0 does not compete. A last batch of one window is left out: batch norm and
-    InfoNCE cannot learn from it.
+    The untrained epoch 0 does not compete, and pair is not measured there: its `train_loss` is NaN.
+    A last batch of one window is left out: batch norm and InfoNCE cannot learn from it.
 
     Parameters
     ----------
@@ -56,24 +38,27 @@ def train_student(
     """
     optimizer = torch.optim.Adam([p for p in student.parameters() if p.requires_grad], lr=lr)
     generator = torch.Generator().manual_seed(seed)
-    train_loss, val_loss = [float("nan")], [mean_loss(student, val, settings, batch)]
-    best, kept = 0, {}
+    train_loss, on_val = [float("nan")], [examine(student, val, settings, batch)]
+    best, last, kept = 0, 0, {}  # last: epoch in which anything became better
     for epoch in range(1, epochs + 1):
         order = torch.randperm(len(pair), generator=generator)
         try:
             train_loss.append(_epoch(student, optimizer, pair, settings, order.split(batch)))
-            val_loss.append(mean_loss(student, val, settings, batch))
+            on_val.append(examine(student, val, settings, batch))
         except FloatingPointError as error:
             where = f"in epoch {epoch} at learning rate {lr:g}"
             raise FloatingPointError(f"student: {error}, {where}") from error
-        if not best or val_loss[-1] < val_loss[best]:
-            best = epoch
+        losses, agreements = zip(*on_val, strict=True)
+        if best_epoch(agreements, losses) == epoch:
+            best = last = epoch
             kept = {k: v.detach().clone() for k, v in student.state_dict().items()}
-        if settings.patience is not None and epoch - best >= settings.patience:
+        if losses[-1] <= min(losses[1:]):
+            last = epoch
+        if settings.patience is not None and epoch - last >= settings.patience:
             break
     student.load_state_dict(kept)
     student.eval()
-    return Curves(tuple(train_loss), tuple(val_loss), best)
+    return Fit(tuple(train_loss), losses, agreements, best)
 
 
 def _epoch(
@@ -99,8 +84,10 @@ def _epoch(
 
 
 @torch.no_grad()
-def mean_loss(student: Student, lessons: Lessons, settings: Baselines, batch: int) -> float:
-    """Mean loss in evaluation mode.
+def examine(
+    student: Student, lessons: Lessons, settings: Baselines, batch: int
+) -> tuple[float, float]:
+    """Mean loss and agreement with the teacher, in evaluation mode.
 
     InfoNCE depends on the company in a batch: always the same shuffled batches, of the size that
     training uses, so that epochs, learning rates and seeds compare.
@@ -108,11 +95,15 @@ def mean_loss(student: Student, lessons: Lessons, settings: Baselines, batch: in
     student.eval()
     device, total = student.head.weight.device, 0.0
     order = torch.randperm(len(lessons), generator=torch.Generator().manual_seed(0))
+    said, wanted = [], []
     for rows in order.split(batch):
         x, logits, embedding = lessons.rows(rows, device)
-        loss = distillation_loss(student(x), logits, embedding, settings)
+        answer = student(x)
+        loss = distillation_loss(answer, logits, embedding, settings)
         total += _finite(loss, "val") * len(rows)
-    return total / len(lessons)
+        said.append(answer[0].argmax(dim=1).cpu())
+        wanted.append(logits.argmax(dim=1).cpu())
+    return total / len(lessons), agreement(torch.cat(said), torch.cat(wanted))
 
 
 def _finite(loss: Tensor, split: str) -> float:

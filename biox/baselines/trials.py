@@ -60,30 +60,14 @@ def train_one(course: Course, method: str, seed: int, lr: float) -> Outcome:
             student = course.student(method, seed).to(course.device)
             n_parameters = student.n_parameters
             how = (course.settings, lr, course.epochs, course.batch, seed)
-            curves = train_student(student, lessons["pair"], lessons["val"], *how)
+            fit = train_student(student, lessons["pair"], lessons["val"], *how)
             seconds = time.perf_counter() - started
             probabilities = predict(student, lessons["test"].x)
     except (FloatingPointError, ValueError) as error:
-        return failed(course, method, seed, f"{method}: {error}", n_parameters, lr)
-    return Outcome(
-        method,
-        seed,
-        probabilities,
-        n_parameters,
-        curves.train_loss,
-        curves.val_loss,
-        curves.best_epoch,
-        lr,
-        seconds,
-    )
-
-
-def failed(
-    course: Course, method: str, seed: int, why: str, n_parameters: int = 0, lr: float = np.nan
-) -> Outcome:
-    """Return the outcome of a training that went wrong: no probabilities, and the reason."""
-    nothing = np.full(course.lessons["test"].logits.shape, np.nan)
-    return Outcome(method, seed, nothing, n_parameters, lr=lr, failed=why)
+        shape, about = lessons["test"].logits.shape, dict(n_parameters=n_parameters, lr=lr)
+        return Outcome.failure(method, seed, shape, f"{method}: {error}", **about)
+    about = dict(n_parameters=n_parameters, lr=lr, seconds=seconds)
+    return Outcome(method, seed, probabilities, **about, **vars(fit))
 
 
 def distil(
@@ -130,7 +114,9 @@ def distil(
     run = Parallel(n_jobs=n_jobs if device == "cpu" else 1, mmap_mode="c")
     tried = run(delayed(train_one)(course, m, first, lr) for m in methods for lr in lrs)
     by_method = {m: tried[i * len(lrs) : (i + 1) * len(lrs)] for i, m in enumerate(methods)}
-    searches = {m: choose(lrs, [o.val_loss for o in runs]) for m, runs in by_method.items()}
+    searches = {
+        m: choose(lrs, [None if o.failed else o for o in runs]) for m, runs in by_method.items()
+    }
     going = [m for m in methods if searches[m].index is not None]
     rest = iter(
         run(delayed(train_one)(course, m, s, searches[m].lr) for m in going for s in others)

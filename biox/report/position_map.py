@@ -67,13 +67,13 @@ def run_scores(trained: Ablation) -> pd.DataFrame:
 def pair_table(found: PositionMap) -> pd.DataFrame:
     """One row a pair of layers: mean over the seeds that all pairs have, so that they compare.
 
-    Adds to `places`: scores, ``val loss``, ``seeds``, and ``rank`` by balanced accuracy (1: best;
-    equals share the better rank).
+    Adds to `places`: scores, ``val loss``, ``val agreement``, ``seeds``, and ``rank`` by balanced
+    accuracy (1: best; equals share the better rank).
     """
     runs = run_scores(found.trained)
     common = set.intersection(*(set(part["seed"]) for _, part in runs.groupby("variant")))
     runs = runs[runs["seed"].isin(common)]
-    means = runs.groupby("variant")[[*METRICS, "val loss"]].mean()
+    means = runs.groupby("variant")[[*METRICS, "val loss", "val agreement"]].mean()
     table = found.places.merge(means, left_on="variant", right_index=True, validate="one_to_one")
     ranks = table[SCORE].rank(ascending=False, method="min").astype(int)
     return table.assign(seeds=len(common), rank=ranks)
@@ -148,6 +148,7 @@ def correlations(pairs: pd.DataFrame) -> pd.DataFrame:
         "probe score of m (eq. 4)": pairs["probe"],
         "CKA of m and l (eq. 5)": pairs["cka"],
         "minus the loss on val, after training": -pairs["val loss"],
+        "agreement with the teacher on val, after training": pairs["val agreement"],
     }
     rows = {name: spearmanr(clue, pairs[SCORE]) for name, clue in clues.items()}
     return pd.DataFrame(
@@ -156,11 +157,11 @@ def correlations(pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def plot_map(pairs: pd.DataFrame) -> Figure:
-    """Draw balanced accuracy on test and the label-free loss on val of every pair of layers."""
+    """Draw balanced accuracy on test and agreement on val of every pair of layers."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 0.9 + 0.42 * pairs["m"].nunique()))
     panels = (
         (SCORE, "balanced accuracy on test (%)", "viridis", ".0f"),
-        ("val loss", "loss on val (no label)", "viridis_r", ".3f"),
+        ("val agreement", "agreement with the teacher on val", "viridis", ".2f"),
     )
     chosen, best = pairs[pairs["selected"]].iloc[0], pairs.loc[pairs[SCORE].idxmax()]
     for axis, (column, title, palette, form) in zip(axes, panels, strict=True):
@@ -199,9 +200,12 @@ def verdict_table2(table: pd.DataFrame, pairs: pd.DataFrame) -> str:
         f"({best[SCORE]:.1f} %), found by looking at test, so that its lead is partly luck.",
         f"Rank correlation with balanced accuracy over all pairs: {'; '.join(told)}.",
     ]
-    lowest = pairs.loc[pairs["val loss"].idxmin()]
+    by_merit = pairs.sort_values(
+        ["val agreement", "val loss"], ascending=[False, True], kind="stable"
+    )
+    first = by_merit.iloc[0]
     lines.append(
-        f"The pair with the lowest loss on val, {lowest['variant']}, has rank {lowest['rank']} of "
-        f"{len(pairs)}: what training every pair would choose without a label."
+        f"The pair that agrees best with the teacher on val, {first['variant']}, has rank "
+        f"{first['rank']} of {len(pairs)}: what training every pair would choose without a label."
     )
     return "\n".join(f"- {line}" for line in lines)

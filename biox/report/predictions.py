@@ -135,9 +135,6 @@ def with_baselines(results: Results, folder: Path | str, seeds: Sequence[int]) -
     path, name = Path(folder) / "predictions.csv", results.direction
     told = read_json(Path(folder) / "methods.json")["methods"]
     frame = read_predictions(path, name)
-    # Random is drawn by `random_answers`, for directions without baselines as well.
-    frame = frame[frame["method"] != "Random (sampled)"]
-    told.pop("Random (sampled)", None)
     _check_methods(path, frame, expected_baselines(name))
     _check_methods(path.with_name("methods.json"), told, expected_baselines(name))
     windows = results.methods["Oracle"].frames[0][WINDOW].reset_index(drop=True)

@@ -126,7 +126,7 @@ def pseudo_label_counts(cached: Mapping[str, Activations]) -> pd.DataFrame:
 
 
 def training_curves(results: Sequence[SeedResult]) -> pd.DataFrame:
-    """Loss by seed and epoch: columns ``seed epoch train val best``."""
+    """Losses by seed and epoch: columns ``seed epoch train val agreement best``."""
     return pd.concat(
         pd.DataFrame(
             {
@@ -134,6 +134,7 @@ def training_curves(results: Sequence[SeedResult]) -> pd.DataFrame:
                 "epoch": range(len(result.fit.train_loss)),
                 "train": result.fit.train_loss,
                 "val": result.fit.val_loss,
+                "agreement": result.fit.val_agreement,
                 "best": result.fit.best_epoch,
             }
         )
@@ -153,6 +154,7 @@ def bridge_summary(results: Sequence[SeedResult], new: Backbone, old: Backbone) 
                 "loss before": round(result.fit.train_loss[0], 4),
                 "loss after": round(result.fit.train_loss[-1], 4),
                 "epoch kept": result.fit.best_epoch,
+                "agreement on val": f"{result.fit.val_agreement[result.fit.best_epoch]:.1%}",
                 "cosine on test": round(result.cosine, 4),
             }
             for result in results
