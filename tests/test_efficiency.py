@@ -1,5 +1,7 @@
 """What is counted follows from closed forms; tables and sentences follow from what was measured."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +9,8 @@ import torch
 from torch import nn
 
 from biox.backbones import build
+from biox.baselines import cardiogan_training
+from biox.baselines.cardiogan_settings import PUBLISHED, CardioGAN
 from biox.benchmark import costs, methods
 from biox.report import efficiency
 
@@ -15,6 +19,7 @@ PLAN = methods.Plan(
     new={"name": "labram", "size": "tiny", "seconds": 3.0},
     old={"name": "normwear", "size": "tiny", "seconds": 3.0},
     m=1, l=1, rank=4, n_prototypes=6, n_classes=2, windows=10,
+    gan=CardioGAN(segments=7),
 )  # fmt: skip
 
 
@@ -43,6 +48,30 @@ def test_parameters_are_those_of_the_models():
     assert PLAN.n_bridge() == d_m * 4 + 4 * n_l * 6 + 6 * d_l
 
 
+def test_an_epoch_of_cardiogan_is_of_segments():
+    assert methods.cardiogan(PLAN, 4).rows == 7
+    everything = replace(PLAN, gan=replace(PLAN.gan, segments=None))
+    assert methods.cardiogan(everything, 4).rows == round(10 * 3.0 / 4.0)
+    assert methods.kd(PLAN, 4).rows is None
+
+
+def test_a_step_of_cardiogan_trains_all_its_networks(monkeypatch):
+    """Noise cannot be translated, so its loss need not fall; every network has to move."""
+    made, init = [], cardiogan_training.Training.__init__
+
+    def kept(self, *args, **kwargs):
+        init(self, *args, **kwargs)
+        made.append(self)
+
+    monkeypatch.setattr(cardiogan_training.Training, "__init__", kept)
+    training = methods.cardiogan(PLAN, 4)
+    networks = made[0].networks
+    before = [p.detach().clone() for p in networks.parameters()]
+    assert np.isfinite(training.step())
+    moved = [(p != q).any().item() for p, q in zip(networks.parameters(), before, strict=True)]
+    assert np.mean(moved) > 0.9 and training.n_parameters == sum(p.numel() for p in before)
+
+
 def test_adapters_stay_within_the_bridges_budget_and_nothing_else_learns():
     whole = sum(p.numel() for p in build(**PLAN.new).parameters())
     found = methods.lora_kd(PLAN, 2).n_parameters
@@ -60,6 +89,7 @@ def test_every_step_learns(method):
 def test_the_plan_of_the_published_models():
     plan = methods.published_plan("wesad-ppg2ecg", 635)
     assert (plan.new["name"], plan.new["size"]) == ("hubert_ecg", "small")
+    assert plan.gan == PUBLISHED and plan.tiny().gan.width < 0.1
     with pytest.raises(ValueError, match="direction: expected one of"):
         methods.published_plan("bidmc-ecg2ppg", 1)
 

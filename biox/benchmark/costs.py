@@ -98,7 +98,7 @@ def _measure(method: str, plan: Plan, batch: int, steps: int, threads: int) -> C
         training.n_parameters,
         multiply_adds(training.step),
         step,
-        step * -(-plan.windows // batch),
+        step * -(-(training.rows or plan.windows) // batch),
         memory,
     )
 

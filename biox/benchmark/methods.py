@@ -9,11 +9,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from biox.backbones import Backbone, build
+from biox.baselines import cardiogan_training
+from biox.baselines.cardiogan_networks import n_parameters
+from biox.baselines.cardiogan_settings import PUBLISHED, CardioGAN
+from biox.baselines.cardiogan_training import Segments
 from biox.baselines.distillation import distillation_loss
 from biox.baselines.settings import Baselines
 from biox.baselines.students import Student, ready
@@ -38,6 +43,8 @@ class Plan:
     n_classes : int
     windows : int
         Paired windows: what an epoch passes through.
+    gan : CardioGAN
+        Width of its networks, length and number of its segments.
     """
 
     direction: str
@@ -49,6 +56,7 @@ class Plan:
     n_prototypes: int
     n_classes: int
     windows: int
+    gan: CardioGAN
 
     def case(self) -> Case:
         """Build both models, frozen."""
@@ -76,7 +84,8 @@ class Plan:
     def tiny(self) -> "Plan":
         """The same with tiny models, whose first layers a bridge joins."""
         sides = {side: getattr(self, side) | {"size": "tiny"} for side in ("new", "old")}
-        return replace(self, **sides, m=0, l=0, rank=2, n_prototypes=2)
+        gan = replace(self.gan, width=CardioGAN.width)
+        return replace(self, **sides, m=0, l=0, rank=2, n_prototypes=2, gan=gan)
 
 
 def plan_of(settings: "Settings", direction: str) -> Plan:
@@ -106,6 +115,7 @@ def plan_of(settings: "Settings", direction: str) -> Plan:
         n_prototypes=bridge.n_prototypes,
         n_classes=len(pair.classes),
         windows=len(pair),
+        gan=settings.cardiogan,
     )
 
 
@@ -125,15 +135,26 @@ def published_plan(direction: str, windows: int, n_classes: int = 2) -> Plan:
         for side in ("new", "old")
     }
     place = {key: told[key] for key in ("m", "l", "rank", "n_prototypes")}
-    return Plan(direction, **sides, **place, n_classes=n_classes, windows=windows)
+    return Plan(direction, **sides, **place, n_classes=n_classes, windows=windows, gan=PUBLISHED)
 
 
 @dataclass(frozen=True)
 class Training:
-    """A method in training: a call that takes one step, and how many parameters learn."""
+    """A method in training.
+
+    Attributes
+    ----------
+    step : callable
+        Takes one step.
+    n_parameters : int
+        That learn.
+    rows : int, optional
+        What an epoch passes through; None: the paired windows.
+    """
 
     step: Callable[[], object]
     n_parameters: int
+    rows: int | None = None
 
 
 def bridge(plan: Plan, batch: int) -> Training:
@@ -172,11 +193,26 @@ def probe(plan: Plan, batch: int) -> Training:
     return _training(head, lambda: F.cross_entropy(head(features), labels))
 
 
+def cardiogan(plan: Plan, batch: int) -> Training:
+    """CardioGAN: two generators, then four discriminators, on a batch of segments, not windows."""
+    size = round(plan.gan.seconds * plan.gan.rate)
+    x = np.random.default_rng(0).uniform(-1, 1, (batch, size)).astype(np.float32)
+    training = cardiogan_training.Training(Segments(x, x), plan.gan, seed=0, device="cpu")
+    segments = round(plan.windows * plan.new["seconds"] / plan.gan.seconds)
+    old = new = torch.from_numpy(x)
+    return Training(
+        lambda: training.step(old, new),
+        n_parameters(training.networks),
+        min(segments, plan.gan.segments or segments),
+    )
+
+
 METHODS: dict[str, Callable[[Plan, int], Training]] = {
     "KD": kd,
     "KD-Contrast": kd_contrast,
     "LoRA-KD": lora_kd,
     "Probe transfer": probe,
+    "CardioGAN": cardiogan,
     "BioX-Bridge": bridge,
 }
 """How each method is set up; students and their loss are those of `biox.baselines`."""

@@ -25,7 +25,8 @@ NOTE = (
     "attention, forward and backward. Time: median step, and an epoch of such steps without the "
     "look at val. Memory: models, optimizer and steps at most, beyond Python and its libraries; "
     "the bridge's process holds both models. What is frozen is computed before, for every method "
-    "alike. Probe transfer: a step of the same linear layer by Adam."
+    "alike. Probe transfer: a step of the same linear layer by Adam. CardioGAN: as many segments "
+    "of 4 s in a batch as others have windows, and its own number of segments in an epoch."
 )
 
 
