@@ -45,7 +45,7 @@ class Ablations:
     loss: dict[Loss, tuple[Align, ...]] = field(default_factory=_everywhere)
     prototypes: tuple[Literal["tokens", "random"], ...] = ("tokens", "random")
     dtype: tuple[DType, ...] = ("float32", "float16", "bfloat16")
-    map_share: float = 0.12
+    map_share: float = 0.1
     map_seeds: int = 1
 
     def __post_init__(self):

@@ -64,11 +64,11 @@ class Table3:
 
     direction: str = "wesad-ppg2ecg"
     models: dict[str, Swap] = field(default_factory=_swaps)
-    minutes: float = 400.0
+    minutes: float = 300.0
     epochs: int = 6
     every: int = 5
     lr: float = 1e-3
-    kd_seeds: int = 3
+    kd_seeds: int = 2
 
     def __post_init__(self):
         check(len(self.models) > 0, "models", "at least one", dict(self.models))
