@@ -58,9 +58,9 @@ repro: .venv/.installed ## the whole pipeline: data, models, bridges, tables, fi
 # These do not depend on each other and leave cores idle when they start and end: side by side.
 # What measures time is not among them.
 .bridges:
-	@.venv/bin/dvc repro --wait-for-lock bridge ablate position_map control
+	@.venv/bin/dvc --wait-for-lock repro bridge ablate position_map control
 .students:
-	@.venv/bin/dvc repro --wait-for-lock baselines
+	@.venv/bin/dvc --wait-for-lock repro baselines
 	@echo "Where to look: notebooks/executed/table1.ipynb and figures/tables/table1.md"
 
 report: .venv/.installed ## what was executed, as linked pages in site/
