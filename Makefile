@@ -54,14 +54,14 @@ repro: .venv/.installed ## the whole pipeline: data, models, bridges, tables, fi
 	@.venv/bin/dvc status -q || { .venv/bin/dvc repro positions \
 	  && $(MAKE) --no-print-directory -j 2 .bridges .students; }
 	@.venv/bin/dvc repro
+	@echo "Where to look: notebooks/executed/table1.ipynb and figures/tables/table1.md"
 
 # These do not depend on each other and leave cores idle when they start and end: side by side.
 # What measures time is not among them.
 .bridges:
-	@.venv/bin/dvc --wait-for-lock repro bridge ablate position_map control
+	@.venv/bin/dvc --wait-for-lock repro -s bridge ablate position_map control
 .students:
-	@.venv/bin/dvc --wait-for-lock repro baselines
-	@echo "Where to look: notebooks/executed/table1.ipynb and figures/tables/table1.md"
+	@.venv/bin/dvc --wait-for-lock repro -s baselines
 
 report: .venv/.installed ## what was executed, as linked pages in site/
 	@echo "Turning executed notebooks into HTML (nbconvert); nothing is executed."

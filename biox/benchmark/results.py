@@ -92,7 +92,8 @@ def plot(table: pd.DataFrame) -> "Figure":
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), width_ratios=(2, 1))
     shown = wide(table, "step")[["online", "cached", "bare tail"]].dropna()
-    shown.plot.bar(ax=left, log=True, rot=20, width=0.75)
+    shown.plot.bar(ax=left, rot=20, width=0.75)
+    left.set_yscale("log")  # log=True would start the bars of some columns at 1 second
     left.set(xlabel="", ylabel="seconds of a training step", title="one step, batch of windows")
     left.set_ylim(top=6 * shown.to_numpy().max())  # room for the legend
     left.legend(frameon=False, ncols=3, loc="upper right")
