@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv repro .bridges .students report test lint bench real clean
+.PHONY: help venv repro report test lint bench real clean
 
 PY := .venv/bin/python
 
@@ -51,17 +51,8 @@ venv: .venv/.installed ## the environment in .venv, with the versions of require
 
 repro: .venv/.installed ## the whole pipeline: data, models, bridges, tables, figures
 	@echo "Running every stage whose code, settings or data changed (dvc repro)."
-	@.venv/bin/dvc status -q || { .venv/bin/dvc repro positions \
-	  && $(MAKE) --no-print-directory -j 2 .bridges .students; }
 	@.venv/bin/dvc repro
 	@echo "Where to look: notebooks/executed/table1.ipynb and figures/tables/table1.md"
-
-# These do not depend on each other and leave cores idle when they start and end: side by side.
-# What measures time is not among them.
-.bridges:
-	@.venv/bin/dvc --wait-for-lock repro -s bridge ablate position_map control
-.students:
-	@.venv/bin/dvc --wait-for-lock repro -s baselines
 
 report: .venv/.installed ## what was executed, as linked pages in site/
 	@echo "Turning executed notebooks into HTML (nbconvert); nothing is executed."
