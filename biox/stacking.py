@@ -6,7 +6,7 @@ by the element. Bridges of lower rank or with fewer prototypes are filled up wit
 stay zeros: A is multiplied by B's zeros and B by A's, so that neither ever gets a gradient.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import torch
@@ -224,29 +224,30 @@ class StackedTraining:
         batches = self.val.target.split(EVALUATED)
         return torch.cat([self._answers(on_device(y, self.device)[None])[0] for y in batches])
 
+    @torch.no_grad()
     def examine(self) -> None:
         """Write down each bridge's mean loss on val, and its agreement with the teacher there."""
-        losses, answers = zip(*self._evaluated(self.val, self._answers), strict=True)
-        self.val_losses.append((sum(losses) / len(self.val.pooled)).tolist())
-        answers = torch.cat(answers, dim=1).cpu()
-        self.val_agreements.append([agreement(own, self.taught.cpu()) for own in answers])
+        total, answers = 0.0, []
+        for losses, bridged in self._evaluated(self.val):
+            total = total + losses
+            answers.append(self._answers(bridged).cpu())
+        self.val_losses.append((total / len(self.val.pooled)).tolist())
+        self.val_agreements.append(
+            [agreement(own, self.taught.cpu()) for own in torch.cat(answers, dim=1)]
+        )
 
     def mean_losses(self, pairs: Pairs) -> list[float]:
         """Each bridge's mean loss over all pairs."""
-        losses, _ = zip(*self._evaluated(pairs), strict=True)
-        return (sum(losses) / len(pairs.pooled)).tolist()
+        return (sum(losses for losses, _ in self._evaluated(pairs)) / len(pairs.pooled)).tolist()
 
     @torch.no_grad()
-    def _evaluated(
-        self, pairs: Pairs, answers: Callable[[Tensor], Tensor] = _nothing
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Summed losses [K] and the answers to each batch of windows."""
+    def _evaluated(self, pairs: Pairs) -> Iterator[tuple[Tensor, Tensor]]:
+        """Of each batch of windows, the sums of losses [K] and what they compare; none is kept."""
         batches = zip(pairs.pooled.split(EVALUATED), pairs.target.split(EVALUATED), strict=True)
         for pooled, target in batches:
             pooled, target = on_device(pooled, self.device), on_device(target, self.device)
             bridged = self._bridged(pooled.expand(len(self.seeds), -1, -1))
-            losses = self.objective.compare(bridged, target[None])
-            yield losses.double() * len(pooled), answers(bridged)
+            yield self.objective.compare(bridged, target[None]).double() * len(pooled), bridged
 
     def write(self) -> None:
         """Put the bridges as they are now into their models."""

@@ -1,5 +1,6 @@
 """Bridges that train together are those that train alone."""
 
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -195,3 +196,22 @@ def test_a_compiled_tail_computes_the_same(models, cached):  # noqa: F811
         for compile in (False, True)
     )
     np.testing.assert_allclose(compiled.train_loss, plain.train_loss, rtol=1e-4)
+
+
+def test_a_look_at_losses_keeps_no_batch(models, cached, monkeypatch):  # noqa: F811
+    """Else memory would grow with the number of windows."""
+    monkeypatch.setattr("biox.stacking.EVALUATED", 3)
+    pair, val = halves(cached)
+    stack = StackedTraining(bridged(models, cached), pair, val, 1e-2, 6, SEEDS)
+    compute, made, alive = stack._bridged, [], []
+
+    def watched(pooled):
+        found = compute(pooled)
+        made.append(weakref.ref(found))
+        alive.append(sum(one() is not None for one in made))
+        return found
+
+    monkeypatch.setattr(stack, "_bridged", watched)
+    stack.mean_losses(pair)
+    stack.examine()
+    assert len(alive) == 5 + 4 and max(alive) <= 2
