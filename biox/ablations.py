@@ -18,6 +18,7 @@ from torch import Tensor
 from biox.ablation_settings import Ablations
 from biox.activations import Activations
 from biox.case import Case
+from biox.compute import Compute
 from biox.config import Bridge
 from biox.experiment import PATHS, device_of
 from biox.files import write_json, written_whole
@@ -149,8 +150,9 @@ def train(case: Case, runs: Sequence[Run]) -> list[Trained]:
     targets = {}
     if any(v.settings(case.settings.bridge).align == "input" for v, _ in runs):
         targets = case.targets()
-    tasks = [partial(_train, case, job, targets) for job in jobs]
-    results = case.settings.compute.side_by_side(tasks, device_of(case.settings))
+    compute = case.settings.compute
+    tasks = [partial(_train, case, job, targets, compute.each()) for job in jobs]
+    results = compute.side_by_side(tasks, device_of(case.settings))
     return [trained for result in results for trained in result]
 
 
@@ -177,7 +179,9 @@ def _jobs(case: Case, runs: list[Run]) -> list[list[Run]]:
     return [runs[i : i + n] for i in range(0, len(runs), n)]
 
 
-def _train(case: Case, runs: list[Run], targets: Mapping[str, Tensor]) -> list[Trained]:
+def _train(
+    case: Case, runs: list[Run], targets: Mapping[str, Tensor], compute: Compute
+) -> list[Trained]:
     """Train runs that agree in all but size and seed as one stack."""
     variant, first_seed = runs[0]
     m, l = variant.place or (case.m, case.l)
@@ -196,9 +200,7 @@ def _train(case: Case, runs: list[Run], targets: Mapping[str, Tensor]) -> list[T
         pairs = pairs | given
     pairs = {s: _stored(pair, variant.dtype).to(device) for s, pair in pairs.items()}
     how = (settings.lr, settings.epochs, settings.batch, seeds, objective)
-    fits = fit_bridges(
-        models, pairs["pair"], pairs["val"], *how, compute=case.settings.compute.each()
-    )
+    fits = fit_bridges(models, pairs["pair"], pairs["val"], *how, compute=compute)
     return [
         Trained(
             *(v, seed, m, l, model.bridge.n_parameters, len(rows), fit),

@@ -312,8 +312,9 @@ def train(
         )  # fmt: skip
         made.append(BridgedModel(new, old, bridge, head, trial.m, trial.l))
     aligned = {t.l: targets(t.l) if settings.align == "input" else {} for t in trials}
+    alone = compute.each()
     return compute.side_by_side(
-        partial(_trained, trial, model, cached, aligned[trial.l], settings, compute.each())
+        partial(_trained, trial, model, cached, aligned[trial.l], settings, alone)
         for trial, model in zip(trials, made, strict=True)
     )
 

@@ -113,9 +113,10 @@ def train_searched(
     FloatingPointError
         No candidate trains.
     """
+    alone = compute.each()
 
     def with_seeds(lr: float, part: Sequence[int]) -> list[Trained]:
-        return list(train(replace(settings, lr=lr), part, compute=compute.each()))
+        return list(train(replace(settings, lr=lr), part, compute=alone))
 
     def all_of(lr: float, wanted: Sequence[int]) -> list[Trained]:
         n = -(-len(wanted) // compute.workers)  # neighbours train together
