@@ -50,8 +50,8 @@ venv: .venv/.installed ## the environment in .venv, with the versions of require
 	@echo "Done. To work in it: source .venv/bin/activate"
 
 repro: .venv/.installed ## the whole pipeline: data, models, bridges, tables, figures
-	@echo "Running every stage whose code, settings or data changed (dvc repro)."
-	@.venv/bin/dvc repro
+	@echo "Running every stage whose code, settings or data changed (dvc repro), one a core at a time."
+	@$(PY) -m biox repro
 	@echo "Where to look: notebooks/executed/table1.ipynb and figures/tables/table1.md"
 
 report: .venv/.installed ## what was executed, as linked pages in site/

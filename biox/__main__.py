@@ -3,9 +3,9 @@
 import argparse
 import sys
 
-from biox.commands import checkpoints, data, real, report
+from biox.commands import checkpoints, data, real, report, repro
 
-COMMANDS = (checkpoints, data, real, report)
+COMMANDS = (checkpoints, data, real, report, repro)
 
 
 def main(arguments: list[str] | None = None) -> int:

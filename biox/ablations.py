@@ -17,6 +17,7 @@ from torch import Tensor
 
 from biox.ablation_settings import Ablations
 from biox.activations import Activations
+from biox.bridge import BridgedModel
 from biox.case import Case
 from biox.compute import Compute
 from biox.config import Bridge
@@ -82,9 +83,6 @@ Run = tuple[Variant, int]
 """A variant and a seed."""
 
 
-"""Untrained bridges are drawn from a generator that the whole process shares."""
-
-
 @dataclass(frozen=True)
 class Trained:
     """One trained bridge of a variant, in numbers.
@@ -137,7 +135,7 @@ def select(activations: Activations, rows: np.ndarray) -> Activations:
     return replace(activations, last=last, logits=logits, **layers, **of_windows)
 
 
-def train(case: Case, runs: Sequence[Run]) -> list[Trained]:
+def train(case: Case, runs: Sequence[Run], at_hand: Path | None = None) -> list[Trained]:
     """Train all runs, in their order, as many side by side as the section `compute` says.
 
     Parameters
@@ -145,15 +143,41 @@ def train(case: Case, runs: Sequence[Run]) -> list[Trained]:
     case : Case
     runs : sequence of (Variant, int)
         Neighbours that differ in size or seed alone train together.
+    at_hand : Path, optional
+        Folder of the bridges of Table 1; those that the default variant asks for are taken from
+        there, and not trained again.
     """
-    jobs = [job for _, group in groupby(runs, _key(case)) for job in _jobs(case, list(group))]
+    found = [_kept(case, run, at_hand) for run in runs]
+    missing = [run for run, kept in zip(runs, found, strict=True) if kept is None]
+    jobs = [job for _, group in groupby(missing, _key(case)) for job in _jobs(case, list(group))]
     targets = {}
-    if any(v.settings(case.settings.bridge).align == "input" for v, _ in runs):
+    if any(v.settings(case.settings.bridge).align == "input" for v, _ in missing):
         targets = case.targets()
     compute = case.settings.compute
     tasks = [partial(_train, case, job, targets, compute.each()) for job in jobs]
     results = compute.side_by_side(tasks, device_of(case.settings))
-    return [trained for result in results for trained in result]
+    trained = iter([trained for result in results for trained in result])
+    return [kept or next(trained) for kept in found]
+
+
+def _kept(case: Case, run: Run, folder: Path | None) -> Trained | None:
+    """What stage `bridge` left of a run, if that is the default with a seed that it trained."""
+    variant, seed = run
+    if folder is None or not variant.is_default(case) or not (folder / f"seed{seed}").is_dir():
+        return None
+    model = BridgedModel.load(folder / f"seed{seed}", case.new, case.old, case.head)
+    curves = pd.read_csv(folder / "curves.csv").query("seed == @seed")
+    by_epoch = (tuple(curves[name]) for name in ("train", "val", "agreement"))
+    fit = Fit(*by_epoch, best_epoch=int(curves["best"].iloc[0]))
+    pair, test = (Pairs(case.cached[s].new[case.m], case.cached[s].last) for s in ("pair", "test"))
+    sizes = (seed, case.m, case.l, model.bridge.n_parameters, len(pair.pooled))
+    return Trained(variant, *sizes, fit, **_on_test(model, test))
+
+
+def _on_test(model: BridgedModel, test: Pairs) -> dict:
+    """Cosine and probabilities of a trained bridge."""
+    probabilities = predict(model, test.pooled).cpu().numpy()
+    return {"cosine": 1 - mean_loss(model, test), "probabilities": probabilities}
 
 
 def _key(case: Case) -> Callable[[Run], tuple]:
@@ -204,8 +228,7 @@ def _train(
     return [
         Trained(
             *(v, seed, m, l, model.bridge.n_parameters, len(rows), fit),
-            cosine=1 - mean_loss(model, pairs["test"]),
-            probabilities=predict(model, pairs["test"].pooled).cpu().numpy(),
+            **_on_test(model, pairs["test"]),
         )
         for (v, seed), model, fit in zip(runs, models, fits, strict=True)
     ]

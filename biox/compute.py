@@ -23,12 +23,12 @@ class Compute:
     compile : bool
         Run the tail through ``torch.compile``. Needs a C++ compiler; pays off in long trainings.
     threads : int, optional
-        Of the CPU; None: as torch chooses. Their number changes the order in which numbers are
-        added up, and so, in a long training, results: a fixed one makes a seed decide them whatever
-        the machine's number of cores.
-    workers : int
-        Trainings side by side on a CPU, which share the threads; no number depends on it but
-        through the threads of each.
+        Of the CPU, of each training; None: the cores, divided by `workers`. Their number changes
+        the order in which numbers are added up, and so, in a long training, results: a fixed one
+        makes a seed decide them whatever the machine's number of cores.
+    workers : int, optional
+        Trainings side by side on a CPU; None: one a core, of those that joblib counts
+        (``LOKY_MAX_CPU_COUNT`` sets fewer). Where threads are fixed, no number depends on it.
     at_most : int, optional
         So many numbers bridges that train together may write before the tail in a step (4 bytes
         each; a tail keeps tens of times as much for its way back). None: what measured fastest, on
@@ -38,7 +38,7 @@ class Compute:
     autocast: bool = False
     compile: bool = False
     threads: int | None = None
-    workers: int = 1
+    workers: int | None = 1
     at_most: int | None = None
 
     def __post_init__(self):
@@ -51,14 +51,22 @@ class Compute:
         """How many bridges train together, if a step of each writes so many numbers."""
         return max(1, (self.at_most or AT_MOST[device_type]) // numbers)
 
+    @property
+    def at_a_time(self) -> int:
+        """How many trainings run side by side on a CPU."""
+        if self.workers is not None:
+            return self.workers
+        from joblib import cpu_count
+
+        return cpu_count()
+
     def each(self) -> "Compute":
-        """What one of `workers` trainings side by side has of this."""
-        return replace(
-            self, threads=max(1, (self.threads or _threads()) // self.workers), workers=1
-        )
+        """What one of the trainings side by side has of this."""
+        threads = self.threads or max(1, _threads() // self.at_a_time)
+        return replace(self, threads=threads, workers=1)
 
     def side_by_side(self, tasks: Iterable[Callable[[], T]], device: str = "cpu") -> list[T]:
-        """Run trainings, `workers` at a time, each with its share of the threads; on a GPU in turn.
+        """Run trainings, `at_a_time` of them, each with its threads; on a GPU in turn.
 
         They share memory, and so may share frozen models. Each has its threads as `each` says, and
         is not to change them.
@@ -70,7 +78,7 @@ class Compute:
         with self.each().cpu_threads():
             share = _threads()
             jobs = (delayed(_on_threads)(share, task) for task in tasks)
-            return Parallel(n_jobs=self.workers, backend="threading")(jobs)
+            return Parallel(n_jobs=self.at_a_time, backend="threading")(jobs)
 
     @contextmanager
     def cpu_threads(self) -> Iterator[None]:

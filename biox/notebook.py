@@ -71,7 +71,7 @@ def begin(notebook: str, namespace: Mapping[str, Any], section: str | None = Non
         ``globals()`` of the notebook, before it defines anything else.
     section : str, optional
         Section of params.yaml whose fields a parameter of the same name overrides unless it is
-        None. ``seeds`` always overrides the top-level list.
+        None. ``seeds`` always overrides the top-level list, ``threads`` those of `compute`.
 
     Raises
     ------
@@ -98,7 +98,7 @@ def begin(notebook: str, namespace: Mapping[str, Any], section: str | None = Non
     settings = load_settings()
     if "direction" in given:
         settings = settings.for_direction(given["direction"])
-    _fix_threads(settings.compute.threads)
+    _fix_threads(given.get("threads") or settings.compute.threads)
     overridden = {}
     if section is not None:
         known = {f.name for f in fields(getattr(settings, section))}

@@ -119,7 +119,7 @@ def train_searched(
         return list(train(replace(settings, lr=lr), part, compute=alone))
 
     def all_of(lr: float, wanted: Sequence[int]) -> list[Trained]:
-        n = -(-len(wanted) // compute.workers)  # neighbours train together
+        n = -(-len(wanted) // compute.at_a_time)  # neighbours train together
         parts = [wanted[i : i + n] for i in range(0, len(wanted), max(n, 1))]
         tasks = [partial(with_seeds, lr, part) for part in parts]
         return [t for part in compute.side_by_side(tasks, device) for t in part]

@@ -153,7 +153,7 @@ def bridged(
     try:
         results = train_seeds(
             new, old, head, cached, place.m, place.l, settings.bridge, seeds,
-            compute=replace(settings.compute, threads=1),
+            compute=settings.compute.each(),
         )  # fmt: skip
     except FloatingPointError as error:
         shape = cached["test"].logits.shape

@@ -23,6 +23,7 @@ from biox.config import load_settings
 from biox.embeddings import representations
 from biox.report import ablations as report
 from biox.report import embeddings
+from biox.report.results import save_direction
 from biox.training import train_seeds
 
 SETTINGS = load_settings(Path(__file__).parents[1] / "params.yaml")
@@ -130,6 +131,29 @@ def test_no_number_depends_on_how_many_train_at_a_time(case, trained):
     again = train(replace(case, settings=one_by_one), [(t.variant, t.seed) for t in trained])
     for a, b in zip(trained, again, strict=True):
         assert a.fit == b.fit and (a.probabilities == b.probabilities).all()
+
+
+def test_the_default_is_not_trained_again(case, tmp_path):
+    rank = case.settings.bridge.rank
+    default, other = Variant(str(rank), {"rank": rank}), Variant("1", {"rank": 1})
+    args = (case.new, case.old, case.head, case.cached, 5, 2, case.settings.bridge, [4, 6])
+    results = train_seeds(*args)
+    save_direction(tmp_path, results, pd.DataFrame({"method": []}), {})
+    curves = pd.read_csv(tmp_path / "curves.csv")
+    curves.loc[curves["seed"] == 6, "best"] = 1  # a mark that no training would leave
+    curves.to_csv(tmp_path / "curves.csv", index=False)
+    runs = [(other, 4), (default, 6), (default, 4), (default, 5)]
+    found = train(case, runs, at_hand=tmp_path)
+    assert [(t.variant, t.seed) for t in found] == runs
+    for t, result in ((found[1], results[1]), (found[2], results[0])):
+        np.testing.assert_allclose(t.probabilities, result.probabilities, rtol=1e-5)
+        np.testing.assert_allclose(t.fit.val_loss, result.fit.val_loss, rtol=1e-6)
+        assert t.cosine == pytest.approx(result.cosine, rel=1e-5)
+        assert t.n_parameters == result.model.bridge.n_parameters and t.windows == 24
+    assert found[1].fit.best_epoch == 1
+    again = train(case, [runs[0], runs[3]])
+    for t, trained_now in zip((found[0], found[3]), again, strict=True):
+        assert t.fit == trained_now.fit
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,17 @@ import torch
 from biox.compute import Compute
 
 
-def test_each_has_its_share_of_the_threads():
-    assert Compute(threads=6, workers=2).each() == Compute(threads=3, workers=1)
-    assert Compute(threads=1, workers=2).each().threads == 1
+def test_each_has_its_threads_or_its_share_of_the_cores():
+    assert Compute(threads=3, workers=2).each() == Compute(threads=3, workers=1)
+    cores = torch.get_num_threads()
+    assert Compute(workers=2).each() == Compute(threads=max(1, cores // 2), workers=1)
+    assert Compute(workers=10 * cores).each().threads == 1
+
+
+def test_as_many_side_by_side_as_there_are_cores_or_fewer(monkeypatch):
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
+    assert Compute(workers=None).at_a_time == 1
+    assert Compute(workers=3).at_a_time == 3
 
 
 def test_tasks_run_side_by_side_in_order_and_leave_the_threads_alone():
@@ -27,7 +35,7 @@ def test_tasks_run_side_by_side_in_order_and_leave_the_threads_alone():
         running -= 1
         return i, torch.get_num_threads()
 
-    compute = Compute(threads=2, workers=2)
+    compute = Compute(threads=1, workers=2)
     tasks = [lambda i=i: task(i) for i in range(4)]
     assert compute.side_by_side(tasks) == [(i, 1) for i in range(4)] and most == 2
     assert torch.get_num_threads() == before

@@ -131,7 +131,7 @@ class Backbone(nn.Module):
         out = h
         for i in range(start, stop):
             out = self.layer(i, out)
-        if not self.training and not _finite(out):
+        if not self.training and not finite(out):
             self._locate(self._trace(h, start, stop), start)
         return out
 
@@ -144,7 +144,7 @@ class Backbone(nn.Module):
             One is not finite; the message names the layer.
         """
         states = list(self._trace(self.stem(x), 0, self.n_layers))
-        if not _finite(*states):
+        if not finite(*states):
             self._locate(states, 0)
         return states
 
@@ -156,7 +156,7 @@ class Backbone(nn.Module):
 
     def _locate(self, states: Iterable[Tensor], start: int) -> NoReturn:
         """Name the first of the states, inputs of layers `start` and on, that is not finite."""
-        i, h = next((i, h) for i, h in enumerate(states, start) if not _finite(h))
+        i, h = next((i, h) for i, h in enumerate(states, start) if not finite(h))
         where = f"output of layer {i - 1}" if i > start else f"input of layer {i}"
         stem = " (the stem's output)" if i == 0 else ""
         raise FloatingPointError(
@@ -201,7 +201,12 @@ class Backbone(nn.Module):
         return h.shape[1], h.shape[2]
 
 
-def _finite(*states: Tensor) -> bool:
-    if states[0].is_meta:
+def finite(*tensors: Tensor) -> bool:
+    """Whether no value is NaN or infinite; without values (device ``meta``): yes.
+
+    One that is makes its tensor's sum so, and a sum takes one look at each. A sum that is not
+    finite may also have come too far up: then every value is looked at.
+    """
+    if tensors[0].is_meta or torch.stack([x.sum() for x in tensors]).isfinite().all():
         return True
-    return bool(torch.stack([h.isfinite().all() for h in states]).all())  # one answer: one wait
+    return all(bool(x.isfinite().all()) for x in tensors)

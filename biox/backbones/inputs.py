@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from biox.backbones.base import InputSpec
+from biox.backbones.base import InputSpec, finite
 
 
 def configured(
@@ -88,7 +88,7 @@ def refuse_broken(x: Tensor, spec: InputSpec) -> None:
     ValueError
         The message names the first window that has any, and how many have.
     """
-    if not x.is_meta and not x.isfinite().all():
+    if not finite(x):
         broken = (~x.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
         raise ValueError(
             f"{spec.modality} stem: expected finite values, found NaN or infinity in "
