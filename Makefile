@@ -28,12 +28,12 @@ venv: .venv/.installed ## the environment in .venv, with the versions of require
 .venv/.installed: requirements.txt pyproject.toml
 	@echo "Installing the environment into .venv (2 minutes the first time; details in .venv/install.log)."
 	@for python in "$${PYTHON:-python3.11}" python3 python; do \
-	  if "$$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2> /dev/null; then \
+	  if "$$python" -c 'import sys; sys.exit(not (3, 11, 5) <= sys.version_info < (3, 12))' 2> /dev/null; then \
 	    test -x $(PY) || "$$python" -m venv .venv; \
 	    break; \
 	  fi; \
 	done
-	@test -x $(PY) || { echo "biox needs Python 3.11 and found none: install it," \
+	@test -x $(PY) || { echo "biox needs Python 3.11, at least 3.11.5, and found none: install it," \
 	  "or name it, as in: make venv PYTHON=/path/to/python3.11"; exit 1; }
 	@echo "  $$($(PY) --version)"
 	@$(PY) -m pip install --progress-bar off -r requirements.txt 2>&1 | tee .venv/install.log \

@@ -85,7 +85,7 @@ def test_environment_installs_the_pins():
 def test_python_versions_agree():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     assert "python=3.11" in environment["dependencies"]
-    assert PROJECT["requires-python"] == ">=3.11,<3.12"
+    assert PROJECT["requires-python"] == ">=3.11.5,<3.12"
     assert sys.version_info[:2] == (3, 11)
 
 
