@@ -69,6 +69,24 @@ class Pipeline:
             found |= more
         return found
 
+    def up_to(self, targets: Sequence[str]) -> set[str]:
+        """Targets (``teacher`` names all stages ``teacher@...``), and all that they depend on.
+
+        Raises
+        ------
+        ValueError
+            There is no such stage.
+        """
+        found: set[str] = set()
+        for target in targets:
+            named = {s for s in self.needs if target in (s, s.split("@")[0])}
+            if not named:
+                raise ValueError(f"repro: expected a stage of dvc.yaml, found {target!r}")
+            found |= named
+        while more := {b for s in found for b in self.needs[s]} - found:
+            found |= more
+        return found
+
     def minutes_to_end(self) -> dict[str, float]:
         """Time from a stage's start to the end of the longest chain of stages behind it."""
 
@@ -162,11 +180,21 @@ class Processes:
         print(f"{stage}: expected exit status 0, found {status}", file=sys.stderr, flush=True)
 
 
-def repro(root: Path, jobs: int) -> str | None:
-    """Run every stage that may be out of date, `jobs` at a time; the one that failed, or None.
+def repro(root: Path, jobs: int, targets: Sequence[str] = ()) -> str | None:
+    """Run the stages that may be out of date, `jobs` at a time; the one that failed, or None.
+
+    Parameters
+    ----------
+    root : Path
+        The project.
+    jobs : int
+    targets : sequence of str
+        Stages to run, with what they depend on; none: all.
 
     Raises
     ------
+    ValueError
+        There is no such stage.
     RuntimeError
         DVC cannot say what the stages are or which have changed.
     """
@@ -174,7 +202,7 @@ def repro(root: Path, jobs: int) -> str | None:
     if not changed:
         return None
     pipeline = Pipeline.of(_dvc(root, "dag", "--dot"), (root / "dvc.yaml").read_text())
-    stages = pipeline.after(changed)
+    stages = pipeline.after(changed) & pipeline.up_to(targets or list(pipeline.needs))
     processes = Processes(root, max(1, joblib.cpu_count() // jobs), len(stages))
     try:
         return in_order(pipeline, stages, jobs, processes.start, processes.wait)

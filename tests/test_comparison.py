@@ -142,6 +142,9 @@ def test_table_says_better_worse_failed(paired):
     assert lora["the bridge is"] == "failed" and np.isnan(lora["difference"])
     shown = readable_paired(paired).set_index(["direction", "against"])
     assert shown.loc[("fog-eeg2emg", "LoRA-KD"), "difference"] == ""
+    assert shown.loc[("fog-eeg2emg", "KD"), "fewer parameters (%)"] == "98.0"
+    many = readable_paired(paired.assign(**{"fewer parameters (%)": -115918.5}))
+    assert set(many["fewer parameters (%)"]) == {"1,160 times as many"}
     assert "12" in paired_note(paired) and "agree" not in paired_note(paired)
     assert "in 25 % of cases" in paired_note(paired.assign(**{"test subjects": 3}))
 

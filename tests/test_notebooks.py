@@ -1,5 +1,7 @@
 """Parameters are checked, the root is found from any folder, templates are what they should be."""
 
+import ast
+import importlib
 from pathlib import Path
 
 import nbformat
@@ -88,3 +90,23 @@ def test_papermill_stops_at_an_unknown_parameter(tmp_path):
             cwd=ROOT,
             progress_bar=False,
         )
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
+def test_what_a_template_asks_of_the_package_exists(path):
+    """Every attribute of a name imported from biox: a page that runs late would fail late."""
+    cells = nbformat.read(path, as_version=4).cells
+    tree = ast.parse("\n".join(cell.source for cell in cells if cell.cell_type == "code"))
+    nodes, known = list(ast.walk(tree)), {}
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "biox":
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                if not hasattr(module, alias.name):
+                    importlib.import_module(f"{node.module}.{alias.name}")
+                known[alias.asname or alias.name] = getattr(module, alias.name)
+    assert "notebook" in known
+    for node in nodes:
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            name = node.value.id
+            assert name not in known or hasattr(known[name], node.attr), f"{name}.{node.attr}"

@@ -52,6 +52,14 @@ def test_what_depends_on_a_changed_stage_may_have_to_run():
     assert pipeline.after([]) == set()
 
 
+def test_targets_come_with_what_they_need():
+    pipeline = Pipeline.of(DOT, DVC_YAML)
+    assert pipeline.up_to(["clock"]) == {"clock", "make@a"}
+    assert pipeline.up_to(["make"]) == {"make@a", "make@b"}
+    with pytest.raises(ValueError, match="repro: expected a stage of dvc.yaml, found 'mak'"):
+        pipeline.up_to(["mak"])
+
+
 class Pretended:
     """Stages that take no time: the one that started first ends first."""
 

@@ -6,10 +6,13 @@ import sys
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:
-    """Add ``repro [--jobs N]``."""
+    """Add ``repro [--jobs N] [STAGE ...]``."""
     repro = subparsers.add_parser("repro", help="dvc repro, with stages side by side")
     how_many = "stages at a time; default: one a core"
     repro.add_argument("--jobs", metavar="N", type=int, help=how_many)
+    repro.add_argument(
+        "targets", metavar="STAGE", nargs="*", help="with what it needs; default: all"
+    )
     repro.set_defaults(run=_repro)
 
 
@@ -25,9 +28,10 @@ def _repro(arguments: argparse.Namespace) -> int:
         return 1
     root = project_root()
     try:
-        failed = repro(root, jobs) if jobs > 1 else None
-    except RuntimeError as error:
+        failed = repro(root, jobs, arguments.targets) if jobs > 1 else None
+    except (RuntimeError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
     # DVC has the last word: where all went well, it finds nothing to do.
-    return 1 if failed else subprocess.run((*DVC, "repro"), cwd=root, check=False).returncode
+    last = (*DVC, "repro", *arguments.targets)
+    return 1 if failed else subprocess.run(last, cwd=root, check=False).returncode

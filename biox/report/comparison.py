@@ -202,6 +202,8 @@ def readable_paired(paired: pd.DataFrame) -> pd.DataFrame:
         return f"[{row['interval low']:+.1f}, {row['interval high']:+.1f}]"
 
     def fewer(value: float) -> str:
+        if value < -100:
+            return f"{1 - value / 100:,.0f} times as many"
         return "" if np.isnan(value) else f"{value:.1f}"
 
     return pd.DataFrame(
