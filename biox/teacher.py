@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import balanced_accuracy_score
+from sklearn.metrics import balanced_accuracy_score, log_loss
 from sklearn.model_selection import GroupKFold, StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.class_weight import compute_sample_weight
 from torch import Tensor, nn
 from tqdm import tqdm, trange
 
@@ -90,16 +91,19 @@ def fit_head(features: Tensor, y: np.ndarray, n_classes: int, penalty: float = 1
 
 
 def choose_penalty(features: Tensor, y: np.ndarray, subjects: np.ndarray) -> float:
-    """Choose the head's C by balanced accuracy on left-out subjects; ties go to the stronger.
+    """Choose the head's C by log loss on left-out subjects; ties go to the stronger.
 
     A few validation subjects are too few to choose by, so every subject of train and val is left
-    out once (in at most eight groups). Of a single subject, fifths of each class are left out.
+    out once (in at most eight groups). Of a single subject, fifths of each class are left out. All
+    classes weigh the same. The loss judges probabilities, which distillation and calibration read;
+    accuracy on a handful of subjects changes by whole subjects, and prefers overconfident heads as
+    often as not.
     """
     n_subjects = len(np.unique(subjects))
     folds, groups = StratifiedKFold(5), None
     if n_subjects > 1:
         folds, groups = GroupKFold(min(8, n_subjects)), subjects
-    scores = []
+    losses, weights = [], compute_sample_weight("balanced", y)
     for penalty in PENALTIES:
         regression = LogisticRegression(C=penalty, class_weight="balanced", max_iter=5000)
         answers = cross_val_predict(
@@ -108,9 +112,10 @@ def choose_penalty(features: Tensor, y: np.ndarray, subjects: np.ndarray) -> flo
             y,
             groups=groups,
             cv=folds,
+            method="predict_proba",
         )
-        scores.append(balanced_accuracy_score(y, answers))
-    return PENALTIES[int(np.argmax(scores))]
+        losses.append(log_loss(y, answers, sample_weight=weights))
+    return PENALTIES[int(np.argmin(losses))]
 
 
 def teach(

@@ -54,6 +54,27 @@ def test_penalty_is_chosen_on_left_out_subjects():
     assert choose_penalty(torch.from_numpy(noisy), mixed, subjects) < 1.0
 
 
+def test_the_penalty_is_that_of_the_lowest_loss_on_left_out_subjects():
+    """Written out: each subject answered by a regression fitted on the others."""
+    rng = np.random.default_rng(1)
+    subjects, y = np.repeat(np.arange(5), 20), rng.integers(0, 3, 100)
+    x = rng.normal(size=(100, 4)) + 0.8 * np.eye(4)[y] + rng.normal(size=(5, 4))[subjects]
+    losses = []
+    for penalty in PENALTIES:
+        own = np.empty(100)
+        for left_out in range(5):
+            rest, out = subjects != left_out, subjects == left_out
+            mean, std = x[rest].mean(0), x[rest].std(0)
+            head = LogisticRegression(C=penalty, class_weight="balanced", max_iter=5000)
+            head.fit((x[rest] - mean) / std, y[rest])
+            p = head.predict_proba((x[out] - mean) / std)
+            own[out] = -np.log(p[np.arange(20), y[out]])
+        losses.append(np.mean([own[y == c].mean() for c in range(3)]))
+    best = PENALTIES[int(np.argmin(losses))]
+    assert choose_penalty(torch.from_numpy(x), y, subjects) == best
+    assert best not in (PENALTIES[0], PENALTIES[-1])
+
+
 def test_a_class_missing_from_train_is_named():
     x = torch.randn(10, 3)
     with pytest.raises(ValueError, match=r"found none of \[2\]"):
