@@ -2,33 +2,37 @@
 
 The loss alone does not tell. Where most of the old model's last layer is common to all windows, one
 answer for all of them comes close to every target, and the loss hardly sees what tells classes
-apart. So epochs and learning rates of every trained method are chosen by how well their answers
-agree with the teacher's on val, each of its classes with the same weight; of equals, by the loss.
+apart. So epochs and learning rates of every trained method are chosen by how much probability they
+give to the teacher's answers on val, each of its classes with the same weight; of equals, by the
+loss. Probabilities, not answers: where val has two people, counts of answers change with a handful
+of windows near the border.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.metrics import recall_score
 from torch import Tensor
 
 
-def agreement(answers: Tensor | np.ndarray, teacher: Tensor | np.ndarray) -> float:
-    """Share of windows answered like the teacher, averaged over the classes that it names.
+def agreement(probabilities: Tensor | np.ndarray, teacher: Tensor | np.ndarray) -> float:
+    """Probability given to the teacher's answers: mean by class, averaged over those it names.
+
+    Of answers that leave no doubt, the balanced accuracy against the teacher.
 
     Parameters
     ----------
-    answers, teacher : [n]
+    probabilities : [n, classes]
+    teacher : [n]
         Classes by number.
 
     Returns
     -------
     float
-        1 / k for one and the same answer to all, if the teacher names k classes.
+        At most 1 / k if all windows get the same, and the teacher names k classes.
     """
-    answers, teacher = (np.asarray(a) for a in (answers, teacher))
-    named = np.unique(teacher)
-    return float(recall_score(teacher, answers, labels=named, average="macro", zero_division=0))
+    probabilities, teacher = (np.asarray(a) for a in (probabilities, teacher))
+    given = probabilities[np.arange(len(teacher)), teacher]
+    return float(np.mean([given[teacher == c].mean() for c in np.unique(teacher)]))
 
 
 def best(agreements: Sequence[float], losses: Sequence[float]) -> int:

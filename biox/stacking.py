@@ -222,7 +222,8 @@ class StackedTraining:
     def taught(self) -> Tensor:
         """What the teacher answers on val [n], from its last layer."""
         batches = self.val.target.split(EVALUATED)
-        return torch.cat([self._answers(on_device(y, self.device)[None])[0] for y in batches])
+        said = [self._answers(on_device(y, self.device)[None])[0] for y in batches]
+        return torch.cat(said).argmax(dim=1)
 
     @torch.no_grad()
     def examine(self) -> None:
@@ -267,10 +268,10 @@ class StackedTraining:
         return bridged.float().unflatten(0, tokens.shape[:2])
 
     def _answers(self, bridged: Tensor) -> Tensor:
-        """Classes [K, batch] that follow from what the loss compares."""
+        """Probabilities [K, batch, classes] that follow from what the loss compares."""
         model = self.models[0]
         last = self.rest(bridged.flatten(0, 1))
-        return model.head(model.old.pool(last)).argmax(dim=1).unflatten(0, bridged.shape[:2])
+        return model.head(model.old.pool(last)).softmax(dim=1).unflatten(0, bridged.shape[:2])
 
     def _keep_best(self) -> None:
         now = len(self.val_losses) - 1

@@ -101,7 +101,7 @@ def examine(
         answer = student(x)
         loss = distillation_loss(answer, logits, embedding, settings)
         total += _finite(loss, "val") * len(rows)
-        said.append(answer[0].argmax(dim=1).cpu())
+        said.append(answer[0].softmax(dim=1).cpu())
         wanted.append(logits.argmax(dim=1).cpu())
     return total / len(lessons), agreement(torch.cat(said), torch.cat(wanted))
 
