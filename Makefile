@@ -50,7 +50,7 @@ venv: .venv/.installed ## the environment in .venv, with the versions of require
 	@echo "Done. To work in it: source .venv/bin/activate"
 
 repro: .venv/.installed ## the whole pipeline: data, models, bridges, tables, figures
-	@echo "Running every stage whose code, settings or data changed (dvc repro), one a core at a time."
+	@echo "Running every stage whose code, settings or data changed, side by side (python -m biox repro)."
 	@$(PY) -m biox repro
 	@echo "Where to look: notebooks/executed/table1.ipynb and figures/tables/table1.md"
 

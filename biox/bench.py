@@ -115,8 +115,15 @@ class Cost:
 
 def measure(name: str, size: str, batch: int = 4) -> Cost:
     """Measure one forward pass in a process of its own, so that no other model's memory counts."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with fresh_process("biox.bench") as pool:
         return pool.submit(_measure, name, size, batch).result()
+
+
+def fresh_process(*modules: str) -> ProcessPoolExecutor:
+    """One process for one measurement; its parent has loaded modules, and computed nothing."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["transformers.models.hubert.modeling_hubert", *modules])
+    return ProcessPoolExecutor(1, mp_context=context)
 
 
 @torch.no_grad()

@@ -5,9 +5,7 @@ import gc
 import os
 import platform
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -17,7 +15,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from biox.bench import _memory
+from biox.bench import _memory, fresh_process
 from biox.benchmark.methods import METHODS, Plan
 
 
@@ -76,7 +74,7 @@ def measure_all(
 
 def measure(method: str, plan: Plan, batch: int, steps: int) -> Cost:
     """Measure one method in a fresh process, so that no other's memory counts."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with fresh_process("biox.benchmark.costs") as pool:
         threads = torch.get_num_threads()
         return pool.submit(_measure, method, plan, batch, steps, threads).result()
 

@@ -8,7 +8,9 @@ import sys
 def register(subparsers: argparse._SubParsersAction) -> None:
     """Add ``repro [--jobs N] [STAGE ...]``."""
     repro = subparsers.add_parser("repro", help="dvc repro, with stages side by side")
-    how_many = "stages at a time; default: one a core"
+    how_many = (
+        "stages at a time; default: one more than there are cores, as stages wait now and then"
+    )
     repro.add_argument("--jobs", metavar="N", type=int, help=how_many)
     repro.add_argument(
         "targets", metavar="STAGE", nargs="*", help="with what it needs; default: all"
@@ -22,7 +24,7 @@ def _repro(arguments: argparse.Namespace) -> int:
     from biox.files import project_root
     from biox.side_by_side import DVC, repro
 
-    jobs = joblib.cpu_count() if arguments.jobs is None else arguments.jobs
+    jobs = joblib.cpu_count() + 1 if arguments.jobs is None else arguments.jobs
     if jobs < 1:
         print(f"--jobs: expected a number above 0, found {jobs}", file=sys.stderr)
         return 1
