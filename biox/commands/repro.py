@@ -9,7 +9,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     """Add ``repro [--jobs N] [STAGE ...]``."""
     repro = subparsers.add_parser("repro", help="dvc repro, with stages side by side")
     how_many = (
-        "stages at a time; default: one more than there are cores, as stages wait now and then"
+        "stages at a time; default: one more than cores, as stages wait at times"
     )
     repro.add_argument("--jobs", metavar="N", type=int, help=how_many)
     repro.add_argument(
