@@ -11,6 +11,9 @@ class Controls:
     ----------
     seeds_used : int
         How many of `seeds`, from the first on, each control that trains a bridge is repeated for.
+    shuffles : int
+        Bridges on shuffled pairs: windows are dealt out so often. One of them may lie on either
+        side of chance by luck; their mean may not.
     epochs : int, optional
         Of all bridges of controls. Then a bridge on whole inputs trains as long, to compare them
         with. None: as many as the bridge itself has.
@@ -29,6 +32,7 @@ class Controls:
     """
 
     seeds_used: int = 1
+    shuffles: int = 5
     epochs: int | None = None
     positions_in: tuple[str, ...] = ()
     random_positions: int = 4
@@ -38,7 +42,7 @@ class Controls:
     bins: int = 15
 
     def __post_init__(self):
-        least = {"seeds_used": 1, "epochs": 1, "random_positions": 0, "selections": 1}
+        least = {"seeds_used": 1, "shuffles": 1, "epochs": 1, "random_positions": 0, "selections": 1}
         least |= {"permutations": 1, "deals": 2, "bins": 1}
         for name, lowest in least.items():
             value = getattr(self, name)

@@ -229,13 +229,14 @@ def plan(
     others: Mapping[str, tuple[int, int]],
     epochs: int,
     reference: bool,
+    shuffles: int = 1,
 ) -> list[Trial]:
     """List the bridges to train as controls of one direction.
 
     Parameters
     ----------
     weightless : mapping
-        By seed, what `untrained` gives; its keys are the seeds of all controls.
+        By seed, what `untrained` gives; its keys are the seeds of all controls but shuffled pairs.
     selected : (int, int)
         m and l.
     others : mapping
@@ -243,11 +244,14 @@ def plan(
     epochs : int
     reference : bool
         Whether to train one at the selected place on inputs as they are.
+    shuffles : int
+        How often pairs are shuffled.
     """
     places, trials = ({REFERENCE: selected} if reference else {}) | dict(others), []
-    for seed, pooled in weightless.items():
+    for seed in range(shuffles):
         mixed = shuffled(cached, selected[0], seed)
         trials.append(Trial(PAIRS_SHUFFLED, seed, *selected, epochs, mixed))
+    for seed, pooled in weightless.items():
         trials.append(Trial(UNTRAINED, seed, *selected, epochs, pooled))
         for method, (m, l) in places.items():
             plain = {split: a.new[m] for split, a in cached.items()}

@@ -233,8 +233,10 @@ def test_the_plan_names_every_bridge(cached):
         cached["pair"], Positions(cka="debiased", probe="by_subject", n_folds=3), 1
     )[0]
     others = controls.other_places(cached, (0, 1), selection, Controls(random_positions=2))
-    trials = controls.plan(cached, pooled, (0, 1), others, 3, reference=True)
-    assert len(trials) == len({t.method for t in trials}) == 6
+    trials = controls.plan(cached, pooled, (0, 1), others, 3, reference=True, shuffles=2)
+    assert len(trials) == 7 and len({t.method for t in trials}) == 6
+    first, second = (t.pooled["pair"] for t in trials if t.method == controls.PAIRS_SHUFFLED)
+    assert not torch.equal(first, second)
     assert all(t.epochs == 3 for t in trials)
     facts = controls.facts(trials, [selection], cached)
     assert facts["partners of the same subject"] == 0
