@@ -42,8 +42,8 @@ class Controls:
     bins: int = 15
 
     def __post_init__(self):
-        least = {"seeds_used": 1, "shuffles": 1, "epochs": 1, "random_positions": 0, "selections": 1}
-        least |= {"permutations": 1, "deals": 2, "bins": 1}
+        least = {"seeds_used": 1, "shuffles": 1, "epochs": 1, "random_positions": 0}
+        least |= {"selections": 1, "permutations": 1, "deals": 2, "bins": 1}
         for name, lowest in least.items():
             value = getattr(self, name)
             if value is not None and value < lowest:

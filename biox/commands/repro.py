@@ -8,9 +8,7 @@ import sys
 def register(subparsers: argparse._SubParsersAction) -> None:
     """Add ``repro [--jobs N] [STAGE ...]``."""
     repro = subparsers.add_parser("repro", help="dvc repro, with stages side by side")
-    how_many = (
-        "stages at a time; default: one more than cores, as stages wait at times"
-    )
+    how_many = "stages at a time; default: one more than cores, as stages wait at times"
     repro.add_argument("--jobs", metavar="N", type=int, help=how_many)
     repro.add_argument(
         "targets", metavar="STAGE", nargs="*", help="with what it needs; default: all"
