@@ -2,7 +2,7 @@
 
 import resource
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -31,10 +31,18 @@ def _most_memory() -> int:
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
+def new_processes(at_a_time: int = 1, load: str = "biox.experiment") -> ProcessPoolExecutor:
+    """Open processes that run one task each; all start with a module loaded and nothing computed.
+
+    What is loaded on the way counts as no task's time or memory.
+    """
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["transformers.models.hubert.modeling_hubert", load])
+    return ProcessPoolExecutor(at_a_time, mp_context=context, max_tasks_per_child=1)
+
+
 def apart(
-    tasks: Mapping[Hashable, Callable[[], object]],
-    processes: int = 2,
-    preload: Sequence[str] = ("transformers.models.hubert.modeling_hubert", "biox.experiment"),
+    tasks: Mapping[Hashable, Callable[[], object]], at_a_time: int
 ) -> dict[Hashable, Measured]:
     """Run tasks, so many at a time, in the given order, each in a new process.
 
@@ -42,12 +50,8 @@ def apart(
     ----------
     tasks : mapping
         Functions of modules, with their arguments (`functools.partial`), by any name.
-    processes : int
-    preload : sequence of str
-        Modules loaded once, before the first process starts.
+    at_a_time : int
     """
-    context = get_context("forkserver")
-    context.set_forkserver_preload(list(preload))
-    with ProcessPoolExecutor(processes, mp_context=context, max_tasks_per_child=1) as pool:
+    with new_processes(at_a_time) as pool:
         futures = {key: pool.submit(measured, task) for key, task in tasks.items()}
         return {key: future.result() for key, future in futures.items()}

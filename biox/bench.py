@@ -6,10 +6,8 @@ channels and widths, which is how `scipy.signal.cwt` and with it the released co
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter
 
@@ -18,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from biox.apart import new_processes
 from biox.backbones import Backbone, build
 from biox.backbones.papagei import PaPaGei
 from biox.backbones.wavelet import WIDTHS, RickerScalogram, ricker
@@ -115,15 +114,8 @@ class Cost:
 
 def measure(name: str, size: str, batch: int = 4) -> Cost:
     """Measure one forward pass in a process of its own, so that no other model's memory counts."""
-    with fresh_process("biox.bench") as pool:
+    with new_processes(load="biox.bench") as pool:
         return pool.submit(_measure, name, size, batch).result()
-
-
-def fresh_process(*modules: str) -> ProcessPoolExecutor:
-    """One process for one measurement; its parent has loaded modules, and computed nothing."""
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["transformers.models.hubert.modeling_hubert", *modules])
-    return ProcessPoolExecutor(1, mp_context=context)
 
 
 @torch.no_grad()

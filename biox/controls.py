@@ -61,49 +61,6 @@ class Trial:
     pooled: Mapping[str, Tensor]
 
 
-def partners(subjects: np.ndarray, seed: int) -> np.ndarray:
-    """Draw a permutation of windows that gives each a partner of another subject, where possible.
-
-    No window keeps itself. Where one subject has more than half of the windows, as few of them as
-    possible get a partner of their own subject.
-
-    Parameters
-    ----------
-    subjects : ndarray of str, [n]
-    seed : int
-
-    Returns
-    -------
-    ndarray of int, [n]
-
-    Raises
-    ------
-    ValueError
-        There are fewer than two windows.
-
-    Notes
-    -----
-    Never to meet one's own subject is not quite to know nothing: what a person's windows meet is
-    the mean of all others, which lies *below* the overall mean where the person lies above it. With
-    k subjects of equal size, a share of -1 / (k - 1) of what tells people apart is learnt, with the
-    wrong sign. So a control may come out below chance, never above it by this.
-    """
-    if len(subjects) < 2:
-        raise ValueError(f"partners: expected at least two windows, found {len(subjects)}")
-    rng = np.random.default_rng(seed)
-    found, every = rng.permutation(len(subjects)), np.arange(len(subjects))
-    for i in every:
-        if subjects[found[i]] != subjects[i]:
-            continue
-        free = (subjects[found] != subjects[i]) & (subjects != subjects[found[i]])
-        if not free.any():  # more than half of all windows: then at least not itself
-            free = (subjects == subjects[i]) & (every != i) & (found[i] == i)
-        if free.any():
-            j = rng.choice(np.flatnonzero(free))
-            found[[i, j]] = found[[j, i]]
-    return found
-
-
 def shuffled(cached: Mapping[str, Activations], m: int, seed: int) -> dict[str, Tensor]:
     """Pooled features of new layer m: windows of ``pair`` and ``val`` stand at those of others.
 
@@ -111,10 +68,15 @@ def shuffled(cached: Mapping[str, Activations], m: int, seed: int) -> dict[str, 
     learnt. The best that is left to learn is one and the same answer for all. A bridge has no bias
     and can only give it through what all windows have in common in layer m; features around zero
     would turn an excess of one class into answers that differ.
+
+    Every window may meet every other, one of its own person too. Were these left out, what a
+    person's windows meet would be the mean of all others, which lies below the overall mean where
+    the person lies above it: with k people, -1 / (k - 1) of what tells people apart would be
+    learnt, and where test has windows of the same people (FOG), scores would fall below chance.
     """
     pooled = {split: a.new[m] for split, a in cached.items()}
     for i, split in enumerate(("pair", "val")):
-        order = partners(cached[split].subjects, seed + 1000 * i)
+        order = np.random.default_rng([seed, i]).permutation(len(pooled[split]))
         pooled[split] = pooled[split][torch.from_numpy(order)]
     return pooled
 
@@ -263,14 +225,10 @@ def facts(
     trials: Sequence[Trial], selections: Sequence[Selection], cached: Mapping[str, Activations]
 ) -> dict:
     """Where and how long each control trained, and what permuted pseudo-labels selected."""
-    subjects, seed = cached["pair"].subjects, trials[0].seed
     return {
         "source": cached["test"].source,
         "places": {t.method: [t.m, t.l] for t in trials},
         "epochs": {t.method: t.epochs for t in trials},
-        "partners of the same subject": float(
-            (subjects[partners(subjects, seed)] == subjects).mean()
-        ),
         "permuted": [s.to_json() for s in selections],
     }
 

@@ -218,7 +218,7 @@ def swap_all(settings: Settings, facts: Mapping[str, dict]) -> None:
     order, tasks = by_cost(settings), {}
     for method, run in ((KD, distilled), (BRIDGE, bridged)):  # the dear ones first
         tasks |= {(method, key): partial(run, settings, key, made[specs[key]]) for key in order}
-    done = apart(tasks)
+    done = apart(tasks, settings.compute.at_a_time)
     for key, model in models.items():
         bridges, place = done[BRIDGE, key].value
         students = done[KD, key].value

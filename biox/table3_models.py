@@ -45,7 +45,7 @@ def pretrained(settings: Settings, known: Mapping[str, KnownWindows]) -> dict[st
     tasks = {key: partial(_pretrain, settings, key, known[key]) for key in by_cost(settings)}
     return {
         key: {"pretraining_seconds": m.seconds, "variance_explained": m.value}
-        for key, m in apart(tasks).items()
+        for key, m in apart(tasks, settings.compute.at_a_time).items()
     }
 
 

@@ -6,8 +6,10 @@ import torch
 from fill import GOLDEN, samples, windows
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from biox.backbones import BACKBONES, build, load, save
+from biox.backbones.papagei import BasicBlock
 from biox.backbones.wavelet import RickerScalogram
 
 NAMES = sorted(BACKBONES)
@@ -252,3 +254,29 @@ def test_hubert_asks_for_no_more_samples_than_it_needs():
     assert build("hubert_ecg", "tiny", seconds=samples / 100).token_shape(0)[0] == 1
     with pytest.raises(ValueError, match=f"at least {samples} samples"):
         build("hubert_ecg", "tiny", seconds=(samples - 1) / 100)
+
+
+@pytest.mark.parametrize("samples", [1, 2, 7, 8])
+def test_papageis_blocks_pool_and_pad_as_released(samples):
+    """Without the copies that the released forms make; of equal neighbours the first one learns."""
+    h = torch.randint(-2, 3, (3, 2, samples), dtype=torch.float64, requires_grad=True)
+    for stride in (1, 2):
+        block = BasicBlock(2, 4, stride, first=False).double()
+        total = (-(-samples // stride) - 1) * stride + 3 - samples
+        sides = (total // 2, total - total // 2)
+        first, second = block.conv1.conv, block.conv2.conv
+        out = F.pad(F.relu(block.bn1(h)), sides)
+        out = F.conv1d(out, first.weight, first.bias, stride)
+        out = F.pad(F.relu(block.bn2(out)), (1, 1))
+        out = F.conv1d(out, second.weight, second.bias)
+        kept = F.max_pool1d(F.pad(h, (0, stride - 1)), stride)
+        released = out + F.pad(kept, (0, 0, 1, 1))
+        found = block(h)
+        torch.testing.assert_close(found, released)
+        weights = torch.randn_like(found)
+        for a, b in zip(
+            torch.autograd.grad((found * weights).sum(), [h, *block.parameters()]),
+            torch.autograd.grad((released * weights).sum(), [h, *block.parameters()]),
+            strict=True,
+        ):
+            torch.testing.assert_close(a, b)

@@ -7,8 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from scipy.stats import chisquare
 from sklearn.metrics import balanced_accuracy_score
 from test_training import toy_windows
 from torch import nn
@@ -102,13 +101,15 @@ def score(outcome, cached):
 
 def test_true_pairs_transfer_and_shuffled_pairs_do_not(cached, models):
     trials = [
-        replace(plain(cached, seed=s), pooled=controls.shuffled(cached, 0, s)) for s in range(3)
+        replace(plain(cached, seed=s), pooled=controls.shuffled(cached, 0, s)) for s in range(20)
     ]
-    true, *shuffled = trained(cached, models, [plain(cached), *trials])
+    true, *mixed = trained(cached, models, [plain(cached), *trials], workers=2)
     assert score(true, cached) == 1
-    assert [score(outcome, cached) for outcome in shuffled] == [0.5] * 3
-    # the mean target is all that is left: every window gets the more frequent class
-    assert all((o.probabilities.argmax(1) == 0).all() for o in shuffled)
+    scores = [score(outcome, cached) for outcome in mixed]
+    # the mean target is all that is left: most answer the more frequent class, and the others fall
+    # on either side by luck
+    assert np.mean([(o.probabilities.argmax(1) == 0).all() for o in mixed]) > 0.5
+    assert abs(np.mean(scores) - 0.5) < 3 * np.std(scores, ddof=1) / np.sqrt(20)
 
 
 def test_no_label_is_read(cached, models):
@@ -129,31 +130,25 @@ def test_no_label_is_read(cached, models):
     assert found[0][2] == found[1][2]
 
 
-@given(st.lists(st.integers(0, 4), min_size=2, max_size=40), st.integers(0, 10**6))
-@settings(max_examples=200, deadline=None)
-def test_partners_are_others(owners, seed):
-    subjects = np.array([f"p{i}" for i in owners])
-    found = controls.partners(subjects, seed)
-    assert sorted(found) == list(range(len(subjects)))
-    assert (found != np.arange(len(subjects))).all()
-    largest = np.unique(subjects, return_counts=True)[1].max()
-    own = (subjects[found] == subjects).sum()
-    assert own == max(0, 2 * largest - len(subjects))  # no permutation can do with fewer
-    np.testing.assert_array_equal(found, controls.partners(subjects, seed))
-
-
-def test_a_single_window_has_no_partner():
-    with pytest.raises(ValueError, match="at least two windows, found 1"):
-        controls.partners(np.array(["a"]), 0)
-
-
 def test_pair_and_val_are_shuffled_and_test_is_not(cached):
     pooled = controls.shuffled(cached, 0, 0)
     for split in ("pair", "val"):
         before, after = cached[split].new[0], pooled[split]
-        assert not (before == after).all(1).any()
+        assert not torch.equal(before, after)
         np.testing.assert_array_equal(np.sort(before.numpy(), 0), np.sort(after.numpy(), 0))
     assert torch.equal(pooled["test"], cached["test"].new[0])
+
+
+def test_any_window_may_meet_any(cached):
+    """So that a person's windows meet the mean of all people, their own included."""
+    n, times = len(cached["pair"].new[0]), 400
+    rows = {split: torch.arange(len(a.new[0]))[:, None] for split, a in cached.items()}
+    numbered = {split: replace(a, new=(rows[split],)) for split, a in cached.items()}
+    met = np.zeros((n, n))
+    for seed in range(times):
+        met[np.arange(n), controls.shuffled(numbered, 0, seed)["pair"][:, 0].numpy()] += 1
+    assert chisquare(met.ravel()).pvalue > 1e-3 and chisquare(np.diag(met)).pvalue > 1e-3
+    assert np.diag(met).mean() == pytest.approx(times / n, rel=0.2)
 
 
 def test_untrained_weights_are_drawn_and_not_read():
@@ -239,7 +234,6 @@ def test_the_plan_names_every_bridge(cached):
     assert not torch.equal(first, second)
     assert all(t.epochs == 3 for t in trials)
     facts = controls.facts(trials, [selection], cached)
-    assert facts["partners of the same subject"] == 0
     assert facts["places"][controls.PAIRS_SHUFFLED] == [0, 1]
 
 

@@ -253,7 +253,7 @@ def test_other_windows_than_those_of_the_activations_are_refused():
 
 def test_each_task_is_measured_by_itself():
     tasks = {n: partial(fill_memory, n) for n in (300, 10)}
-    done = apart(tasks, processes=1, preload=["numpy"])
+    done = apart(tasks, at_a_time=1)
     assert {n: m.value for n, m in done.items()} == {300: 300, 10: 10}
     assert 250e6 < done[300].peak_memory < 400e6
     assert done[10].peak_memory < 60e6  # nothing is left of the task before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,9 @@ class Outcome:
 def predictions_of(outcomes: Sequence[Outcome], test, direction: str) -> pd.DataFrame:
     """Predictions of all outcomes, one row a test window; columns as those of bridges."""
     frames = [
-        prediction_frame(test, o.probabilities, method=o.method, direction=direction, seed=o.seed)
+        prediction_frame(
+            test, o.probabilities.astype(float), method=o.method, direction=direction, seed=o.seed
+        )
         for o in outcomes
     ]
     return pd.concat(frames, ignore_index=True)
@@ -69,20 +72,15 @@ def save_outcomes(folder: Path | str, outcomes: Sequence[Outcome], test, directi
     """Write ``predictions.csv``, ``curves.csv`` and, last, ``methods.json``: then all is there."""
     folder = Path(folder)
     (folder / "methods.json").unlink(missing_ok=True)
-    curves = pd.concat(
-        pd.DataFrame(
-            {
-                "method": o.method,
-                "seed": o.seed,
-                "epoch": range(len(o.train_loss)),
-                "train": o.train_loss,
-                "val": o.val_loss,
-                "agreement": o.val_agreement or np.nan,
-                "best": o.best_epoch,
-            }
-        )
+    rows = [
+        (o.method, o.seed, epoch, *values, o.best_epoch)
         for o in outcomes
-    )
+        for epoch, values in enumerate(
+            zip(o.train_loss, o.val_loss, o.val_agreement or repeat(np.nan), strict=False)
+        )
+    ]
+    columns = ["method", "seed", "epoch", "train", "val", "agreement", "best"]
+    curves = pd.DataFrame(rows, columns=columns)
     tables = {"predictions.csv": predictions_of(outcomes, test, direction), "curves.csv": curves}
     for name, table in tables.items():
         with written_whole(folder / name) as part:

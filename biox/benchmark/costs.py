@@ -15,7 +15,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from biox.bench import _memory, fresh_process
+from biox.apart import new_processes
+from biox.bench import _memory
 from biox.benchmark.methods import METHODS, Plan
 
 
@@ -74,7 +75,7 @@ def measure_all(
 
 def measure(method: str, plan: Plan, batch: int, steps: int) -> Cost:
     """Measure one method in a fresh process, so that no other's memory counts."""
-    with fresh_process("biox.benchmark.costs") as pool:
+    with new_processes(load="biox.benchmark.costs") as pool:
         threads = torch.get_num_threads()
         return pool.submit(_measure, method, plan, batch, steps, threads).result()
 

@@ -1,7 +1,5 @@
 """Memory and time of a training on the cache as windows grow in number."""
 
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -10,6 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from biox.apart import new_processes
 from biox.bench import _memory
 from biox.benchmark.calls import Pairs, epoch, store, stored
 from biox.benchmark.plan import Case, Plan
@@ -49,7 +48,7 @@ def _in_own_process(plan: Plan, path: Path, n: int) -> tuple[int, float, int]:
     shape = (n, *old.token_shape(old.n_layers))
     store(path, torch.randn(shape, generator=torch.Generator().manual_seed(0)))
     size = path.stat().st_size
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with new_processes(load="biox.benchmark.growth") as pool:
         threads = torch.get_num_threads()
         peak, seconds = pool.submit(_train, plan, path, shape, threads).result()
     path.unlink()
