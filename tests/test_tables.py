@@ -110,8 +110,8 @@ def test_numbers_are_those_of_the_single_runs(data):
 
 def test_sampled_random_answers_agree_with_the_closed_form(data):
     results = collect(data, ["fog-eeg2emg"], SEEDS)["fog-eeg2emg"]
-    first, second = results.methods["Random (sampled)"].frames
-    assert not first["p yes"].equals(second["p yes"])
+    first, second, *others = results.methods["Random (sampled)"].frames
+    assert len(others) > 90 and not first["p yes"].equals(second["p yes"])
     drawn = [scores(random_answers(first, seed))["macro_f1"] for seed in range(300)]
     expected = random_scores(first["label"].to_numpy(), 2)["macro_f1"]
     assert np.mean(drawn) == pytest.approx(expected, abs=4 * np.std(drawn) / np.sqrt(300) + 0.003)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from biox.bridge import BridgedModel
+from biox.compute import AS_IT_COMES, Compute
 from biox.losses import cosine_loss
 from biox.pairs import Pairs
 from biox.rows import StoredRows, key_of, write_rows
@@ -31,13 +32,15 @@ def stored(path: Path, shape: tuple[int, int, int]) -> StoredRows:
     return StoredRows.open(path, "float32", shape, KEY)
 
 
-def cached_step(models: Sequence[BridgedModel], pair: Pairs, batch: int) -> Callable[[], Tensor]:
+def cached_step(
+    models: Sequence[BridgedModel], pair: Pairs, batch: int, compute: Compute = AS_IT_COMES
+) -> Callable[[], Tensor]:
     """Make a call that takes one training step on the cache, of one bridge or of several at once.
 
     A step reads rows of the cache, then runs bridge and tail forward and backward, and Adam.
     """
     seeds = range(len(models))
-    training = StackedTraining(models, pair, pair, LR, batch, seeds)
+    training = StackedTraining(models, pair, pair, LR, batch, seeds, compute=compute)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def step() -> Tensor:

@@ -58,6 +58,8 @@ class Plan:
         Bridges that are trained together.
     deep, short : str
         Their directions: one with many old layers behind the bridge, one with few.
+    compile : bool
+        Also time a step with a compiled tail.
     """
 
     size: str = "published"
@@ -72,6 +74,7 @@ class Plan:
     bridges: int = 16
     deep: str = "isruc-ecg2eeg"
     short: str = "fog-eeg2emg"
+    compile: bool = True
 
     def __post_init__(self):
         known = set(_released())
@@ -84,7 +87,9 @@ class Plan:
 
 PLANS = {
     "published": Plan(),
-    "tiny": Plan("tiny", batch=4, repeats=2, seconds=0.2, windows=8, factors=(1, 4), bridges=3),
+    "tiny": Plan(
+        "tiny", batch=4, repeats=2, seconds=0.2, windows=8, factors=(1, 4), bridges=3, compile=False
+    ),
 }
 """By size of the models. `tiny` shows in seconds that all of it works; its ratios mean little."""
 

@@ -22,10 +22,10 @@ from biox.report.predictions import (
 )
 
 NOTE = (
-    "Per cent on test windows. Mean ± standard deviation over seeds; interval: 95 %, resampling "
-    "test subjects. A method that failed to train in every run shows as failed; one that failed in "
-    "some is scored by the others. `reported`: the paper's numbers, on original recordings with "
-    "published models."
+    "Per cent on test windows. Mean ± standard deviation over seeds (Random: over a hundred "
+    "draws); interval: 95 %, resampling test subjects. A method that failed to train in every run "
+    "shows as failed; one that failed in some is scored by the others. `reported`: the paper's "
+    "numbers, on original recordings with published models."
 )
 
 
