@@ -26,7 +26,7 @@ venv: .venv/.installed ## the environment in .venv, with the versions of require
 	@echo "The environment in .venv is up to date."
 
 .venv/.installed: requirements.txt pyproject.toml
-	@echo "Installing the environment into .venv (2 minutes the first time; details in .venv/install.log)."
+	@echo "Installing the environment into .venv (a minute or two the first time; details in .venv/install.log)."
 	@for python in "$${PYTHON:-python3.11}" python3 python; do \
 	  if "$$python" -c 'import sys; sys.exit(not (3, 11, 5) <= sys.version_info < (3, 12))' 2> /dev/null; then \
 	    test -x $(PY) || "$$python" -m venv .venv; \
@@ -36,12 +36,12 @@ venv: .venv/.installed ## the environment in .venv, with the versions of require
 	@test -x $(PY) || { echo "biox needs Python 3.11, at least 3.11.5, and found none: install it," \
 	  "or name it, as in: make venv PYTHON=/path/to/python3.11"; exit 1; }
 	@echo "  $$($(PY) --version)"
-	@$(PY) -m pip install --progress-bar off -r requirements.txt 2>&1 | tee .venv/install.log \
+	@$(PY) -m pip install --no-compile --progress-bar off -r requirements.txt 2>&1 | tee .venv/install.log \
 	  | awk '/^(Collecting|Processing|Requirement already)/ && ++n % 25 == 0 { print "  found " n " packages" } \
 	         /^Installing collected/ { print "  installing them" } /^ERROR/ { print } { fflush() }' \
 	  || { echo "Could not install requirements.txt: see .venv/install.log"; exit 1; }
 	@echo "  installing biox itself"
-	@$(PY) -m pip install --progress-bar off --no-deps -e . >> .venv/install.log 2>&1 \
+	@$(PY) -m pip install --no-compile --progress-bar off --no-deps -e . >> .venv/install.log 2>&1 \
 	  || { tail -n 5 .venv/install.log; exit 1; }
 # Notebook templates enter git without outputs; without .venv the filter lets them pass unchanged.
 	@if git rev-parse --git-dir > /dev/null 2>&1; then git config filter.nbstripout.clean \
