@@ -70,7 +70,7 @@ lint: .venv/.installed ## style of code and notebooks
 bench: .venv/.installed ## speed of the published model sizes beside the plain computation
 	@echo "Timing forward passes on the CPU (a few minutes)."
 	@$(PY) -m biox.bench
-	@echo "Timing training and selection with the published models (twenty minutes)."
+	@echo "Timing training and selection with the published models (a quarter of an hour)."
 	@papermill notebooks/benchmark.ipynb notebooks/executed/benchmark.ipynb -p size published
 	@echo "Where to look: notebooks/executed/benchmark.ipynb and figures/tables/benchmark.md"
 
