@@ -4,19 +4,44 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv repro report test lint bench real clean
+.PHONY: help venv repro report test lint bench clean
 
 PY := .venv/bin/python
 
 # DVC starts papermill by name, and papermill starts a kernel of the same environment.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-# Nothing asks, nothing calls home, and every run hashes alike.
+# Nothing asks and nothing calls home.
 export DVC_NO_ANALYTICS := 1
 export HF_HUB_OFFLINE := 1
 export MNE_DONTWRITE_HOME := true
 export JUPYTER_PLATFORM_DIRS := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 export PYTHONHASHSEED := 0
+
+# Runs `dvc repro` and shows, in the place of its own messages and papermill's, one line a stage: how
+# many stages are behind, how many remain, what runs, how long it took. Other lines pass unchanged.
+define PROGRESS
+import re, subprocess, sys, time
+from dvc.repo import Repo
+total = len(Repo().index.stages)
+dvc = subprocess.Popen(["dvc", "repro"], stdout=-1, stderr=-2, text=True, errors="replace")
+begun, seen, stage, started = time.time(), 0, None, 0
+quiet = r"$$|> papermill |Input Notebook|Output Notebook|Executing:|(Generating|Updating) lock|To track|To enable|\tgit add|\tdvc config|Use .dvc push"
+def finish():
+    if stage: print(f"         {stage}: {time.time() - started:.0f} s", flush=True)
+for line in dvc.stdout:
+    if found := re.match(r"(Running )?[Ss]tage '(.+?)'", line):
+        finish()
+        seen, stage, started = seen + 1, found[2] if found[1] else None, time.time()
+        if stage: print(f"{seen:3}/{total}  {stage} runs, {total - seen} remain", flush=True)
+    elif not re.match(quiet, line):
+        print(line, end="", flush=True)
+failed = dvc.wait()
+finish()
+print(f"dvc repro: {seen} of {total} stages, {time.time() - begun:.0f} s")
+sys.exit(failed)
+endef
+export PROGRESS
 
 help: ## this list
 	@echo "biox: targets of make"
@@ -26,22 +51,22 @@ venv: .venv/.installed ## the environment in .venv, with the versions of require
 	@echo "The environment in .venv is up to date."
 
 .venv/.installed: requirements.txt pyproject.toml
-	@echo "Installing the environment into .venv (a minute or two the first time; details in .venv/install.log)."
-	@for python in "$${PYTHON:-python3.11}" python3 python; do \
-	  if "$$python" -c 'import sys; sys.exit(not (3, 11, 5) <= sys.version_info < (3, 12))' 2> /dev/null; then \
+	@echo "Installing the environment into .venv (some minutes the first time; details in .venv/install.log)."
+	@for python in "$${PYTHON:-python3}" python3.13 python3.12 python3.11 python; do \
+	  if "$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2> /dev/null; then \
 	    test -x $(PY) || "$$python" -m venv .venv; \
 	    break; \
 	  fi; \
 	done
-	@test -x $(PY) || { echo "biox needs Python 3.11, at least 3.11.5, and found none: install it," \
-	  "or name it, as in: make venv PYTHON=/path/to/python3.11"; exit 1; }
+	@test -x $(PY) || { echo "biox needs Python 3.11, 3.12 or 3.13 and found none: install one (on Debian and" \
+	  "Ubuntu with python3-venv), or name it, as in: make venv PYTHON=/path/to/python3.12"; exit 1; }
 	@echo "  $$($(PY) --version)"
-	@$(PY) -m pip install --no-compile --progress-bar off -r requirements.txt 2>&1 | tee .venv/install.log \
+	@$(PY) -m pip install --progress-bar off -r requirements.txt 2>&1 | tee .venv/install.log \
 	  | awk '/^(Collecting|Processing|Requirement already)/ && ++n % 25 == 0 { print "  found " n " packages" } \
 	         /^Installing collected/ { print "  installing them" } /^ERROR/ { print } { fflush() }' \
 	  || { echo "Could not install requirements.txt: see .venv/install.log"; exit 1; }
 	@echo "  installing biox itself"
-	@$(PY) -m pip install --no-compile --progress-bar off --no-deps -e . >> .venv/install.log 2>&1 \
+	@$(PY) -m pip install --progress-bar off --no-deps -e . >> .venv/install.log 2>&1 \
 	  || { tail -n 5 .venv/install.log; exit 1; }
 # Notebook templates enter git without outputs; without .venv the filter lets them pass unchanged.
 	@if git rev-parse --git-dir > /dev/null 2>&1; then git config filter.nbstripout.clean \
@@ -49,14 +74,20 @@ venv: .venv/.installed ## the environment in .venv, with the versions of require
 	@touch $@
 	@echo "Done. To work in it: source .venv/bin/activate"
 
-repro: .venv/.installed ## the whole pipeline: data, models, bridges, tables, figures
-	@echo "Running every stage whose code, settings or data changed, side by side (python -m biox repro)."
-	@$(PY) -m biox repro
-	@echo "Where to look: notebooks/executed/table1.ipynb and figures/tables/table1.md"
+repro: .venv/.installed ## the whole pipeline: data, teachers, bridges, baselines, tables, figures
+	@echo "Running every stage whose code, settings or data changed (dvc repro)."
+	@$(PY) -c "$$PROGRESS"
+	@echo "Where to look: notebooks/executed/08_table1.ipynb and figures/tables/table1.md"
 
-report: .venv/.installed ## what was executed, as linked pages in site/
+report: .venv/.installed ## what was executed, as HTML pages in site/
 	@echo "Turning executed notebooks into HTML (nbconvert); nothing is executed."
-	@$(PY) -m biox report
+	@rm -rf site
+	@.venv/bin/jupyter nbconvert --to html --log-level WARN --output-dir site notebooks/executed/*.ipynb
+	@{ echo '<!doctype html><meta charset="utf-8"><title>biox</title><h1>biox</h1><ul>'; \
+	  for page in site/*.html; do name=$$(basename "$$page" .html); \
+	    echo "<li><a href=\"$$name.html\">$$name</a></li>"; done; echo '</ul>'; } > site/index
+	@mv site/index site/index.html
+	@echo "Where to look: site/index.html"
 
 test: .venv/.installed ## the tests
 	@echo "Running the tests (pytest)."
@@ -64,24 +95,13 @@ test: .venv/.installed ## the tests
 
 lint: .venv/.installed ## style of code and notebooks
 	@echo "Checking style and format (ruff)."
-	@.venv/bin/ruff check biox tests notebooks
-	@.venv/bin/ruff format --check biox tests notebooks
+	@.venv/bin/ruff check biox tests notebooks data
+	@.venv/bin/ruff format --check biox tests notebooks data
 
-bench: .venv/.installed ## speed of the published model sizes beside the plain computation
-	@echo "Timing forward passes on the CPU (a few minutes)."
-	@$(PY) -m biox.bench
-	@echo "Timing training and selection with the published models (a quarter of an hour)."
-	@papermill notebooks/benchmark.ipynb notebooks/executed/benchmark.ipynb -p size published
-	@echo "Where to look: notebooks/executed/benchmark.ipynb and figures/tables/benchmark.md"
-
-real: ## bridges on real recordings: make real RECORDINGS=folder
-	@test -n "$(RECORDINGS)" || { echo "Say where the recordings are: make real" \
-	  "RECORDINGS=folder (BIDMC and EEGMAT; sources in THIRD_PARTY.md)."; exit 1; }
-	@$(MAKE) --no-print-directory .venv/.installed
-	@echo "Training the backbones if they changed (dvc repro pretrain)."
-	@.venv/bin/dvc repro pretrain
-	@echo "Training and scoring bridges on the recordings in $(RECORDINGS)."
-	@$(PY) -m biox real --recordings "$(RECORDINGS)"
+bench: .venv/.installed ## what a training step of each method costs, at the published sizes
+	@echo "Measuring training steps with the published models, one process at a time (a quarter of an hour)."
+	@papermill notebooks/18_efficiency.ipynb notebooks/executed/18_efficiency.ipynb
+	@echo "Where to look: notebooks/executed/18_efficiency.ipynb and figures/tables/efficiency.md"
 
 clean: ## remove caches; data, results and .venv stay
 	@echo "Removing caches of Python, pytest, ruff, hypothesis and Jupyter."

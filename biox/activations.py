@@ -1,34 +1,44 @@
-"""What the frozen models make of a split's windows: a small file, and the last layer beside it.
+"""One pass of both frozen models over a split, its files, and everything a direction needs.
 
-Everything the method needs afterwards stands there: pooled output of every new layer, pooled input
-of every old layer, the old model's last layer, the teacher's logits, and a sample of the old
-model's tokens. No frozen model runs again below position l. `biox.one_pass` fills these files.
+Both foundation models are frozen, so each sees each window once. The pass keeps what the method
+reads: the pooled output of every new layer, the pooled input of every old layer, the old model's
+last layer, the teacher's logits, and a sample of the old model's tokens.
 """
 
-import hashlib
+from __future__ import annotations
+
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from tqdm import tqdm
 
-from biox.backbones.base import Backbone
+from biox.backbones import Backbone, InputSpec, build
+from biox.bridge import BridgedModel, PrototypeBridge
 from biox.cka import few_features
+from biox.config import PATHS, Direction, Settings, digest
 from biox.data.windows import Windows
-from biox.files import written_whole
-from biox.frozen import array_shapes, frozen_blocks
-from biox.rows import AbsentRows, Rows, StoredRows, key_of, write_rows
+from biox.teacher import load_head
+from biox.training import Pairs
+
+N_TOKENS = 1024
+"""Tokens of each old layer kept for prototypes to be drawn from."""
+
+_LAYERS = ("new", "old", "tokens")
+_OF_WINDOWS = ("labels", "subjects", "recordings", "starts", "classes", "source")
 
 
 @dataclass(frozen=True)
 class Activations:
-    """Frozen activations of one split for one direction; row i is window i.
+    """Frozen activations of one split of one direction; row i is window i.
 
     Attributes
     ----------
@@ -36,12 +46,12 @@ class Activations:
         Pooled output of every new layer on the new modality.
     old : tuple of L Tensor, [n, d_l]
         Pooled input of every old layer on the old modality.
-    last : Tensor or Rows, [n, N_L, d_L]
-        Last layer of the old model, before any final norm, all tokens. From a file, rows are read
-        when they are asked for: ``last[rows]``.
+    last : ndarray, [n, N_L, d_L]
+        Last layer of the old model, before any final norm, all tokens. From a file it is
+        memory-mapped: rows are read when they are indexed.
     logits : Tensor, [n, classes]
-        The teacher's answers on the old modality.
-    tokens : tuple of L Tensor, [<= 1024, d_l]
+        The teacher's logits on the old modality.
+    tokens : tuple of L Tensor, [1024, d_l]
         Tokens at the input of every old layer, drawn over all windows with a fixed seed.
     labels : ndarray, [n]
     subjects, recordings : ndarray of str, [n]
@@ -50,13 +60,11 @@ class Activations:
     classes : tuple of str
     source : str
         Which data, as in `Windows.source`.
-    made_of : mapping
-        Digests of models, windows, settings and code (`biox.one_pass.made_of`); may be empty.
     """
 
     new: tuple[Tensor, ...]
     old: tuple[Tensor, ...]
-    last: Tensor | Rows
+    last: np.ndarray
     logits: Tensor
     tokens: tuple[Tensor, ...]
     labels: np.ndarray
@@ -65,7 +73,6 @@ class Activations:
     starts: np.ndarray
     classes: tuple[str, ...]
     source: str
-    made_of: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -78,118 +85,66 @@ class Activations:
     @property
     def pooled_last(self) -> Tensor:
         """Pooled last layer of the old model [n, d_L]: what the teacher's head reads."""
-        return torch.cat([Backbone.pool(rows) for rows in self.last.split(256)])
+        parts = np.array_split(np.arange(len(self)), -(-len(self) // 256))
+        return torch.cat([Backbone.pool(torch.from_numpy(self.last[p]).float()) for p in parts])
 
-    @classmethod
-    def of(cls, arrays: Mapping[str, Tensor], last: Tensor | Rows, windows: Windows, **more):
-        """Put together arrays, named as in `biox.frozen.array_shapes`, and what the windows know.
-
-        ``more``: further fields.
-        """
-        layers = {kind: sum(name.startswith(f"{kind}.") for name in arrays) for kind in _KINDS}
-        return cls(
-            **{kind: tuple(arrays[f"{kind}.{i}"] for i in range(n)) for kind, n in layers.items()},
-            last=last,
-            logits=arrays["logits"],
-            **{name: getattr(windows, name) for name in _OF_WINDOWS},
-            **more,
-        )
-
-    def save(self, path: Path | str, dtype: str = "float32") -> None:
-        """Write both files, each whole or not at all: `path`, and `last_path` with the last layer.
-
-        Parameters
-        ----------
-        path : path
-        dtype : {"float32", "float16", "bfloat16"}
-            In which the last layer is stored; all else is float32.
-        """
-        key = key_of(dict(self.made_of) or {"content": self._digest(dtype)})
-        self.save_small(path, key, {"dtype": dtype, "shape": list(self.last.shape)})
-        with written_whole(last_path(path)) as part:
-            write_rows(part, self.last, dtype, key)
-
-    def save_small(self, path: Path | str, key: str, last: Mapping[str, object]) -> None:
-        """Write all but the last layer, of which `last` says what the file beside it holds."""
-        arrays = {f"{kind}.{i}": x for kind in _KINDS for i, x in enumerate(getattr(self, kind))}
+    def save(self, path: Path | str) -> None:
+        """Write all but the last layer to `path`, and the last layer to `last_path` beside it."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not isinstance(self.last, np.memmap):
+            np.save(last_path(path), self.last)
+        arrays = {f"{kind}.{i}": x for kind in _LAYERS for i, x in enumerate(getattr(self, kind))}
         arrays |= {"logits": self.logits, "labels": torch.from_numpy(self.labels)}
         arrays |= {"starts": torch.from_numpy(self.starts)}
         header = {
+            "layers": [len(self.new), len(self.old)],
             "subjects": self.subjects.tolist(),
             "recordings": self.recordings.tolist(),
             "classes": list(self.classes),
             "source": self.source,
-            "layers": [len(self.new), len(self.old)],
-            "last": dict(last),
-            "key": key,
-            "made_of": dict(self.made_of),
         }
         arrays = {name: x.contiguous() for name, x in arrays.items()}
-        with written_whole(path) as part:
-            save_file(arrays, part, metadata={"activations": json.dumps(header, sort_keys=True)})
-            with open(part, "rb+") as file:
-                os.fsync(file.fileno())  # on the disk before its name says that it is whole
-
-    def _digest(self, dtype: str) -> str:
-        state = hashlib.sha256(dtype.encode())
-        for x in (*self.new, *self.old, self.logits, *self.last.split(256)):
-            state.update(x.contiguous().numpy())
-        return state.hexdigest()
+        save_file(arrays, path, metadata={"activations": json.dumps(header, sort_keys=True)})
 
     @classmethod
-    def load(cls, path: Path | str, made_of: Mapping[str, str] | None = None) -> "Activations":
-        """Read cached activations; of the last layer nothing is read yet.
-
-        Parameters
-        ----------
-        path : path
-        made_of : mapping, optional
-            What they must have been made from.
+    def load(cls, path: Path | str) -> Activations:
+        """Read activations; of the last layer nothing is read yet.
 
         Raises
         ------
         FileNotFoundError
             A file is absent.
         ValueError
-            It holds no activations, is cut short, or was made from something else.
+            It holds no activations or is cut short.
         """
         path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: expected cached activations, found nothing")
+        if not (path.is_file() and last_path(path).is_file()):
+            raise FileNotFoundError(f"{path}: expected activations, found none")
         try:
             with safe_open(path, "pt") as file:
                 header = json.loads((file.metadata() or {})["activations"])
                 n_new, n_old = header["layers"]
-                get = file.get_tensor  # maps the file: layers that nobody reads cost no memory
-                content = dict(
-                    new=tuple(get(f"new.{i}") for i in range(n_new)),
-                    old=tuple(get(f"old.{i}") for i in range(n_old)),
-                    logits=get("logits"),
-                    tokens=tuple(get(f"tokens.{i}") for i in range(n_old)),
-                    labels=get("labels").numpy(),
+                counts = {"new": n_new, "old": n_old, "tokens": n_old}
+                return cls(
+                    **{
+                        k: tuple(file.get_tensor(f"{k}.{i}") for i in range(counts[k]))
+                        for k in _LAYERS
+                    },
+                    last=np.load(last_path(path), mmap_mode="r"),
+                    logits=file.get_tensor("logits"),
+                    labels=file.get_tensor("labels").numpy(),
+                    starts=file.get_tensor("starts").numpy(),
                     subjects=np.array(header["subjects"], dtype=str),
                     recordings=np.array(header["recordings"], dtype=str),
-                    starts=get("starts").numpy(),
                     classes=tuple(header["classes"]),
                     source=header["source"],
-                    made_of=header["made_of"],
                 )
-                dtype, shape = header["last"]["dtype"], tuple(header["last"]["shape"])
-                key = header["key"]
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        except (SafetensorError, KeyError, TypeError, ValueError, EOFError) as error:
             raise ValueError(
-                f"{path}: expected a whole file of activations, found a foreign or truncated one "
+                f"{path}: expected whole files of activations, found foreign or truncated ones "
                 f"({error})"
             ) from None
-        if made_of is not None:
-            check_made_of(path, made_of, content["made_of"])
-        if dtype is None:
-            return cls(last=AbsentRows(path, shape), **content)
-        return cls(last=StoredRows.open(last_path(path), dtype, shape, key), **content)
-
-
-_KINDS = ("new", "old", "tokens")
-_OF_WINDOWS = ("labels", "subjects", "recordings", "starts", "classes", "source")
 
 
 def last_path(path: Path | str) -> Path:
@@ -198,71 +153,342 @@ def last_path(path: Path | str) -> Path:
     return path.with_name(f"{path.stem}.last.npy")
 
 
-def check_made_of(path: Path | str, expected: Mapping[str, str], found: Mapping[str, str]) -> None:
-    """Compare what activations should be made of with what they are made of.
-
-    Raises
-    ------
-    ValueError
-        Something differs; the message names it.
-    """
-    different = sorted(k for k in {*expected, *found} if expected.get(k) != found.get(k))
-    if different:
-        raise ValueError(
-            f"{path}: expected activations made from these models, windows and settings, "
-            f"found other ones of: {', '.join(different)}"
-        )
+# --- the pass -------------------------------------------------------------------------------------
 
 
+@torch.no_grad()
 def compute_activations(
     windows: Windows,
     new: Backbone,
     old: Backbone,
     head: nn.Linear,
-    batch: int = 32,
+    *,
+    new_key: str,
+    old_key: str,
+    batch_size: int = 32,
+    path: Path | str | None = None,
+    dtype: str = "float32",
     device: str = "cpu",
 ) -> Activations:
-    """Run both frozen models once over the windows and keep all in memory.
+    """Run both frozen models once over the windows.
 
-    `biox.one_pass.cache_activations` does the same to files.
+    Parameters
+    ----------
+    windows : Windows
+    new, old : Backbone
+    head : nn.Linear
+        The teacher's.
+    new_key, old_key : str
+        Names of the signals that the models read; see `window_key`.
+    batch_size : int
+    path : path, optional
+        Write the result here, the last layer batch by batch. The files get their names when they
+        are complete.
+    dtype : {"float32", "float16"}
+        Of the last layer.
+    device : str
 
     Raises
     ------
+    ValueError
+        A value does not fit into float16.
     FloatingPointError
         A layer gives values that are not finite; the message names it.
     """
-    shapes = array_shapes(new, old, head.out_features, len(windows))
-    arrays = {name: torch.empty(shape) for name, shape in shapes.items()}
-    for _, block in frozen_blocks(windows, new, old, head, batch, device):
-        for name, (row, values) in block.items():
-            arrays[name][row : row + len(values)] = values
-    return Activations.of(arrays, arrays.pop("last"), windows)
+    n = len(windows)
+    x_new, x_old = (torch.from_numpy(windows.signals[key]) for key in (new_key, old_key))
+    new, old, head = (model.eval().to(device) for model in (new, old, head))
+    shapes = [tuple(h.shape[1:]) for h in old.hidden_states(x_old[:1].to(device))]
+    draws = _token_draws(n, [n_tokens for n_tokens, _ in shapes[:-1]])
+    if path is None:
+        last = np.empty((n, *shapes[-1]), dtype)
+    else:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f"{path.stem}-part.safetensors")
+        last = np.lib.format.open_memmap(last_path(part), "w+", dtype, (n, *shapes[-1]))
+    found: dict[str, list[Tensor]] = {}
+    for a in tqdm(range(0, n, batch_size), desc="frozen activations", disable=None):
+        b = min(a + batch_size, n)
+        outputs = new.hidden_states(x_new[a:b].to(device))[1:]
+        *inputs, h_L = old.hidden_states(x_old[a:b].to(device))
+        batch = {f"new.{i}": new.pool(h) for i, h in enumerate(outputs)}
+        batch |= {f"old.{i}": old.pool(h) for i, h in enumerate(inputs)}
+        for i, (window, token) in enumerate(draws):
+            drawn = (a <= window) & (window < b)
+            batch[f"tokens.{i}"] = inputs[i].cpu()[window[drawn] - a, token[drawn]]
+        batch["logits"] = head(old.pool(h_L))
+        for name, x in batch.items():
+            found.setdefault(name, []).append(x.cpu())
+        last[a:b] = _rounded(h_L.cpu().numpy(), dtype)
+    arrays = {name: torch.cat(parts) for name, parts in found.items()}
+    sizes = {"new": new.n_layers, "old": old.n_layers, "tokens": old.n_layers}
+    activations = Activations(
+        **{kind: tuple(arrays[f"{kind}.{i}"] for i in range(k)) for kind, k in sizes.items()},
+        last=last,
+        logits=arrays["logits"],
+        **{name: getattr(windows, name) for name in _OF_WINDOWS},
+    )
+    if path is None:
+        return activations
+    activations.save(part)
+    os.replace(last_path(part), last_path(path))
+    os.replace(part, path)
+    return Activations.load(path)
+
+
+def _rounded(h: np.ndarray, dtype: str) -> np.ndarray:
+    largest = np.abs(h).max()
+    if largest > np.finfo(dtype).max:
+        raise ValueError(
+            f"activations.dtype: expected values that {dtype} can hold, "
+            f"found {largest:.3g}; choose float32"
+        )
+    return h.astype(dtype)
+
+
+def _token_draws(n: int, n_tokens: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+    """Which tokens are kept of each layer: (window, token), in the order of the windows."""
+    generator, per_window = torch.Generator().manual_seed(0), -(-N_TOKENS // n)
+    drawn: list[list[Tensor]] = [[] for _ in n_tokens]
+    for rows in torch.arange(n).split(32):  # a part of the seed, whatever the batch size
+        for layer, count in zip(drawn, n_tokens, strict=True):
+            layer.append(torch.randint(count, (len(rows), per_window), generator=generator))
+    draws = []
+    for layer in drawn:
+        kept = torch.randperm(n * per_window, generator=generator)[:N_TOKENS].sort().values
+        draws.append((kept // per_window, torch.cat(layer).flatten()[kept]))
+    return draws
 
 
 @torch.no_grad()
-def layer_input(backbone: Backbone, x: Tensor, l: int, batch: int = 32) -> Tensor:
+def layer_input(backbone: Backbone, x: Tensor, l: int, batch_size: int = 32) -> Tensor:
     """All tokens at the input of layer l (h_l): [n, channels, samples] -> [n, N_l, d_l]."""
-    backbone.eval()
+    parts = x.split(batch_size)
     device = next(backbone.parameters()).device
-    parts = x.split(batch)
     return torch.cat([backbone.run(backbone.stem(p.to(device)), 0, l).cpu() for p in parts])
 
 
 @torch.no_grad()
-def flattened_states(backbone: Backbone, x: Tensor, batch: int = 32) -> list[np.ndarray]:
+def flattened_states(backbone: Backbone, x: Tensor, batch_size: int = 32) -> list[np.ndarray]:
     """Every hidden state with its tokens flattened, as `biox.cka.few_features` [n, <= n].
 
-    Goes layer by layer, so that one state of all windows is in memory, not all of them.
-
-    Returns
-    -------
-    list of L + 1 arrays
-        The stem's output, then each layer's.
+    The stem's output first, then each layer's. One state of all windows is in memory at a time.
     """
-    h = layer_input(backbone, x, 0, batch)
+    h = layer_input(backbone, x, 0, batch_size)
     device = next(backbone.parameters()).device
     states = [few_features(h.flatten(1).numpy())]
     for i in range(backbone.n_layers):
-        h = torch.cat([backbone.layer(i, part.to(device)).cpu() for part in h.split(batch)])
+        h = torch.cat([backbone.layer(i, part.to(device)).cpu() for part in h.split(batch_size)])
         states.append(few_features(h.flatten(1).numpy()))
     return states
+
+
+# --- windows and models of the settings -----------------------------------------------------------
+
+
+def _empty(settings: Settings, key: str, n_channels=None, seconds=None) -> Backbone:
+    """A model of the right shapes without numbers."""
+    choice = settings.backbone(key)
+    with torch.device("meta"):
+        return build(choice.name, choice.size, n_channels=n_channels, seconds=seconds)
+
+
+def window_specs(settings: Settings, dataset: str) -> dict[str, InputSpec]:
+    """Return what the models used on a data set expect of its windows, each distinct spec once.
+
+    The key is that of the first model with such windows; `window_key` finds it for the others.
+    """
+    data, specs = settings.dataset(dataset), {}
+    for key in settings.keys_of(dataset):
+        n_channels = data.n_channels(settings.modality(key))
+        spec = _empty(settings, key, n_channels, data.seconds).input_spec
+        if spec not in specs.values():
+            specs[key] = spec
+    return specs
+
+
+def window_key(settings: Settings, dataset: str, key: str) -> str:
+    """Return the name in `Windows.signals` of the windows that a model reads."""
+    data, specs = settings.dataset(dataset), window_specs(settings, dataset)
+    n_channels = data.n_channels(settings.modality(key))
+    spec = _empty(settings, key, n_channels, data.seconds).input_spec
+    return next(name for name, other in specs.items() if other == spec)
+
+
+def load_windows(settings: Settings, direction: str, split: str) -> tuple[Tensor, Tensor, Windows]:
+    """Load a split's windows as both models of a direction read them.
+
+    Returns
+    -------
+    x_new, x_old : Tensor, [n, channels, samples]
+    Windows
+        With both signals, named by `window_key`.
+    """
+    d = settings.direction(direction)
+    keys = [window_key(settings, d.dataset, key) for key in (d.new_key, d.old)]
+    windows = Windows.load(PATHS.windows(d.dataset, split), keys)
+    x_new, x_old = (torch.from_numpy(windows.signals[key]) for key in keys)
+    return x_new, x_old, windows
+
+
+def frozen_backbone(
+    settings: Settings, key: str, windows: Windows, checkpoint: Path | str | None = None
+) -> Backbone:
+    """Build a model for these windows, in evaluation mode and without gradients.
+
+    Parameters
+    ----------
+    settings : Settings
+    key : str
+        Of `backbones`.
+    windows : Windows
+        Of its data set: number of channels and length.
+    checkpoint : path, optional
+        Weights in the place of those that the settings name.
+    """
+    choice, modality = settings.backbone(key), settings.modality(key)
+    signal = next(k for k in windows.signals if settings.modality(k) == modality)
+    backbone = build(
+        choice.name,
+        choice.size,
+        checkpoint=checkpoint or choice.checkpoint,
+        n_channels=windows.signals[signal].shape[1],
+        seconds=windows.seconds(signal),
+        widen=choice.widen,
+    )
+    return backbone.eval().requires_grad_(False)
+
+
+def describe(settings: Settings, key: str) -> str:
+    """One line on a model: architecture, size, parameters, weights."""
+    choice = settings.backbone(key)
+    parameters = sum(p.numel() for p in _empty(settings, key).parameters())
+    weights = "untrained"
+    if choice.checkpoint is not None:
+        weights = f"weights {choice.checkpoint} (sha256 {digest(choice.checkpoint)})"
+    return f"{key}: {choice.name} {choice.size}, {parameters / 1e6:.3g}M parameters, {weights}"
+
+
+# --- a direction ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FrozenDirection:
+    """What bridges and students of one direction are made from; see `load_direction`.
+
+    Attributes
+    ----------
+    settings : Settings
+    name : str
+        Key of `directions`.
+    direction : Direction
+    new, old : Backbone
+        Frozen; the old one fine-tuned where the teacher was.
+    head : nn.Linear
+        The teacher's.
+    m, l : int or None
+        Positions; None before they are chosen.
+    activations : dict
+        By split.
+    """
+
+    settings: Settings
+    name: str
+    direction: Direction
+    new: Backbone
+    old: Backbone
+    head: nn.Linear
+    m: int | None
+    l: int | None
+    activations: dict[str, Activations]
+    _inputs: dict[tuple[str, int], Tensor] = field(default_factory=dict, repr=False)
+
+    @property
+    def models(self) -> str:
+        """Both models in a few words: ``labram tiny -> hubert_ecg tiny``."""
+        old, new = (self.settings.backbone(k) for k in (self.direction.old, self.direction.new_key))
+        return f"{old.name} {old.size} -> {new.name} {new.size}"
+
+    def pairs(self, split: str, align: str = "last") -> Pairs:
+        """Return what a bridge learns from, with the target of `align` (see `train_bridge`)."""
+        cached = self.activations[split]
+        if align == "last":
+            return Pairs(cached.new[self.m], cached.last)
+        if (split, self.l) not in self._inputs:
+            _, x_old, _ = load_windows(self.settings, self.name, split)
+            self._inputs[split, self.l] = layer_input(self.old, x_old, self.l)
+        return Pairs(cached.new[self.m], self._inputs[split, self.l])
+
+    def bridge(self, seed: int, **changes: Any) -> BridgedModel:
+        """Make an untrained bridge between m and l.
+
+        Parameters
+        ----------
+        seed : int
+            Decides A and the prototypes.
+        **changes
+            Put over the section `bridge` of the settings.
+        """
+        if self.m is None or self.l is None:
+            raise FileNotFoundError(
+                f"{PATHS.positions(self.name)}: expected positions, found none; "
+                f"make them with: dvc repro positions@{self.name}"
+            )
+        settings = self.settings.override("bridge", changes).bridge
+        cached, (n_tokens, d_l) = self.activations["pair"], self.old.token_shape(self.l)
+        sizes = (cached.new[self.m].shape[1], d_l, n_tokens, settings.rank, settings.n_prototypes)
+        bridge = PrototypeBridge.initial(
+            *sizes,
+            seed=seed,
+            tokens=cached.tokens[self.l] if settings.prototypes == "tokens" else None,
+            reshaped=settings.layout == "released" and self.old.released_layout_reshaped,
+        )
+        return BridgedModel(self.new, self.old, bridge, self.head, self.m, self.l)
+
+    def flattened(self, n: int = 512) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Flatten all tokens of every new output and old input, for `select_positions`.
+
+        On at most `n` paired windows, evenly spread: more would cost memory and change little.
+        """
+        x_new, x_old, _ = load_windows(self.settings, self.name, "pair")
+        rows = np.linspace(0, len(x_new) - 1, min(n, len(x_new))).round().astype(int)
+        outputs, inputs = (
+            flattened_states(f, x[rows]) for f, x in ((self.new, x_new), (self.old, x_old))
+        )
+        return outputs[1:], inputs[:-1]
+
+
+def load_direction(
+    settings: Settings, name: str, splits: Sequence[str] = ("pair", "val", "test")
+) -> FrozenDirection:
+    """Load the frozen models, the teacher's head, activations and positions of a direction.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of this direction: ``settings.for_direction(name)``, which the first cell of a page applies
+        where the page has a parameter `direction`.
+    name : str
+    splits : sequence of str
+        Whose activations are wanted; they are memory-mapped.
+    """
+    d, folder = settings.direction(name), PATHS.teacher(name)
+    activations = {split: Activations.load(PATHS.activations(name, split)) for split in splits}
+    _, _, windows = load_windows(settings, name, splits[0] if splits else "val")
+    tuned = folder / "backbone.safetensors" if settings.teacher.train[d.old] == "all" else None
+    m, l = d.m, d.l
+    if PATHS.positions(name).is_file():
+        place = json.loads(PATHS.positions(name).read_text())
+        m, l = place["m"], place["l"]
+    return FrozenDirection(
+        settings=settings,
+        name=name,
+        direction=d,
+        new=frozen_backbone(settings, d.new_key, windows),
+        old=frozen_backbone(settings, d.old, windows, tuned),
+        head=load_head(folder),
+        m=m,
+        l=l,
+        activations=activations,
+    )

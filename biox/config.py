@@ -1,345 +1,419 @@
-"""params.yaml -> frozen, typed settings; the one place where settings are read.
+"""params.yaml as checked settings, and the paths of the pipeline.
 
-Every section is a dataclass; its annotations are the schema. Unknown keys, wrong types and
-impossible values are refused with one sentence that names the key.
+Each default stands once, in params.yaml; what it means is described once, on its field here.
+An unknown key, a wrong type or an impossible value stops with one sentence that names the key.
 """
 
-from dataclasses import dataclass, field, fields, replace
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from biox.ablation_settings import Ablations
-from biox.baselines.cardiogan_settings import CardioGAN
-from biox.baselines.settings import Baselines
-from biox.compute import Compute
-from biox.control_settings import Controls
-from biox.schema import build, check, read_yaml
-from biox.table3_settings import Table3
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 Modality = Literal["ecg", "ppg", "eeg", "emg"]
-
-READER_KEYS = {
-    "recordings": {"picks": True, "classes": True},
-    "dreamer": {"picks": False, "labels": False},
-}
-"""Keys of a dataset that only some readers take, and whether they must be there."""
+Share = Annotated[float, Field(gt=0, le=1)]
+Name = Annotated[str, StringConstraints(min_length=1)]
 
 
-@dataclass(frozen=True)
-class Direction:
+def _distinct(values: list) -> list:
+    if len(set(map(str, values))) != len(values):
+        raise ValueError(f"expected each value once, found {values}")
+    return values
+
+
+Seeds = Annotated[list[int], Field(min_length=1), AfterValidator(_distinct)]
+LearningRates = Annotated[list[PositiveFloat], Field(min_length=1), AfterValidator(_distinct)]
+Names = Annotated[list[Name], Field(min_length=1), AfterValidator(_distinct)]
+
+
+class Section(BaseModel):
+    """A section of params.yaml: no other keys, nothing converted, nothing changed later."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+
+
+class Direction(Section):
     """A transfer: labels in modality `old`, none in modality `new`, both recorded in `dataset`."""
 
     dataset: str
     old: Modality
     new: Modality
-    m: int | None = None  # new layer to read after; null: chosen by probing
-    l: int | None = None  # old layer to write before; null: chosen by CKA
-    bridge: dict[str, Any] = field(default_factory=dict)  # put over the section `bridge`
+    new_model: str | None = None  # key of `backbones`; null: the one named like the modality
+    m: NonNegativeInt | None = None  # new layer to read after; null: chosen by probing
+    l: NonNegativeInt | None = None  # old layer to write before; null: chosen by CKA
+    seeds: Seeds | None = None  # null: those of all directions
+    bridge: dict[str, Any] = {}  # put over the section `bridge`
+    baselines: dict[str, Any] = {}  # put over the section `baselines`
 
-    def __post_init__(self):
-        check(self.old != self.new, "new", "a modality other than old", self.new)
-        for name in ("m", "l"):
-            value = getattr(self, name)
-            check(value is None or value >= 0, name, "a layer, counted from 0", value)
+    @model_validator(mode="after")
+    def _two_modalities(self):
+        if self.old == self.new:
+            raise ValueError(f"new: expected a modality other than old, found {self.new}")
+        return self
+
+    @property
+    def new_key(self) -> str:
+        """Key of the new model in `backbones`; the old model's key is its modality."""
+        return self.new_model or self.new
 
 
-@dataclass(frozen=True)
-class Dataset:
+class Dataset(Section):
     """Where recordings lie, how windows are cut, and which subjects form which split."""
 
     source: Literal["simulated", "original"]
     folder: str
-    seconds: float  # length of a window
-    step: float  # from one window's start to the next, in seconds
+    reader: str | None = None  # module of biox.data.readers; null: the data set's own name
+    seconds: PositiveFloat  # length of a window
+    step: PositiveFloat  # from one window's start to the next, in seconds
     condition_per: Literal["recording", "window"]  # what filters and z-scores see at once
-    # Subjects: train (teacher), val, pair (bridge, no labels), test; or all, if split by time.
-    splits: dict[str, tuple[str, ...]]
+    resampling: Literal["linear", "polyphase"] = "linear"  # polyphase: with an anti-alias filter
+    # Subjects: train (teacher), val, pair (bridge, no labels), test; or `all`, if split by time.
+    splits: dict[Literal["train", "val", "pair", "test", "all"], Names]
     protocol: Literal["by_subject", "blocked_windows", "shuffled_windows"] = "by_subject"
-    channels: dict[Modality, int] = field(default_factory=dict)  # where not the backbone's default
-    reader: str | None = None  # who reads it: a key of biox.data.READERS; null: its own name
-    # For your own recordings, and DREAMER's leads: channels by modality, as the files name them.
-    picks: dict[Modality, tuple[str, ...]] = field(default_factory=dict)
-    classes: tuple[str, ...] = ()  # for your own recordings: the labels, in the order of indices
-    labels: Literal["valence", "arousal", "dominance"] | None = None  # for DREAMER
-    resampling: Literal["linear", "polyphase"] = "linear"
+    channels: dict[Modality, PositiveInt] = {}  # where not the backbone's default
+    picks: dict[Modality, Names] = {}  # own recordings: channels by modality, as files name them
+    classes: Names | None = None  # own recordings: the labels, in the order of their indices
+    labels: Literal["valence", "arousal", "dominance"] | None = None  # of DREAMER
 
-    def __post_init__(self):
-        check(self.seconds > 0, "seconds", "a length above 0", self.seconds)
-        check(self.step > 0, "step", "a step above 0", self.step)
+    @model_validator(mode="after")
+    def _consistent(self):
         expected = {"all"} if self.protocol != "by_subject" else {"train", "val", "pair", "test"}
-        check(set(self.splits) == expected, "splits", sorted(expected), sorted(self.splits))
+        if set(self.splits) != expected:
+            raise ValueError(f"splits: expected {sorted(expected)}, found {sorted(self.splits)}")
         seen: dict[str, str] = {}
         for split, subjects in self.splits.items():
-            check(len(subjects) > 0, f"splits.{split}", "at least one subject", list(subjects))
             for subject in subjects:
-                other = seen.setdefault(subject, split)
-                check(
-                    other == split and list(subjects).count(subject) == 1,
-                    f"splits.{split}",
-                    "each subject in one split, once",
-                    f"{subject} again (also in {other})",
-                )
+                if seen.setdefault(subject, split) != split:
+                    raise ValueError(
+                        f"splits: expected each subject in one split, "
+                        f"found {subject} in {seen[subject]} and {split}"
+                    )
         for modality, names in self.picks.items():
-            key, n = f"picks.{modality}", self.channels.get(modality, len(names))
-            check(0 < len(set(names)) == len(names), key, "channels, each once", list(names))
-            check(n == len(names), f"channels.{modality}", f"{len(names)} as in picks", n)
-        distinct = len(set(self.classes)) == len(self.classes) != 1
-        check(distinct, "classes", "two or more different names", list(self.classes))
+            if self.channels.get(modality, len(names)) != len(names):
+                raise ValueError(
+                    f"channels.{modality}: expected {len(names)} as in picks, "
+                    f"found {self.channels[modality]}"
+                )
+        if self.classes is not None and len(self.classes) < 2:
+            raise ValueError(f"classes: expected two or more, found {self.classes}")
+        return self
 
     def n_channels(self, modality: str) -> int | None:
-        """Number of channels of a modality's windows; None: the backbone's default."""
+        """Return the number of channels of a modality's windows; None: the backbone's default."""
         picked = self.picks.get(modality)
         return len(picked) if picked else self.channels.get(modality)
 
     def reader_options(self) -> dict[str, Any]:
-        """What the reader is told besides a folder and a subject."""
+        """Return the keyword arguments of the reader besides folder and subject."""
         given = {"channels": self.picks, "classes": self.classes, "target": self.labels}
         return {name: value for name, value in given.items() if value}
 
 
-@dataclass(frozen=True)
-class BackboneChoice:
-    """Which foundation model reads a modality, at which size, with which weights."""
+class BackboneChoice(Section):
+    """A foundation model: architecture, size and weights."""
 
     name: str
     size: str
     checkpoint: str | None  # a file; null: untrained
+    modality: Modality | None = None  # null: the key itself is one
     # For labram: how the 16 rows of the published time embedding serve longer windows.
     widen: Literal["interpolate", "extend"] | None = None
 
 
-@dataclass(frozen=True)
-class Simulate:
+class Simulate(Section):
     """Simulated recordings."""
 
     seed: int
+    datasets: list[Literal["wesad", "fog", "isruc"]]  # whose raw formats are written
 
 
-@dataclass(frozen=True)
-class Pretrain:
-    """Pretraining of the tiny backbones on simulated windows of other subjects."""
+class PretrainedModel(Section):
+    """Pretraining of one tiny backbone on simulated windows."""
 
-    seconds: dict[Modality, tuple[float, ...]]  # lengths of windows, by modality
-    minutes: dict[Modality, float]  # of signal at each of these lengths
-    epochs: dict[Modality, int]
-    batch: int
-    lr: dict[Modality, float]
-    mask: float  # share of tokens hidden for masked reconstruction
-    reconstruction: dict[Modality, float]  # weight of that loss
-    common: dict[Modality, float]  # weight of keeping small what all windows have in common
-    weights: dict[Modality, dict[str, float]]  # of the simulator's parameters; 1 if not named
+    seconds: Annotated[list[PositiveFloat], Field(min_length=1)]  # lengths of windows
+    minutes: PositiveFloat  # of signal at each of these lengths
+    epochs: PositiveInt
+    lr: PositiveFloat
+    reconstruction: PositiveFloat  # weight of masked reconstruction; 1: of the parameters
+    common: NonNegativeFloat  # weight of keeping small what all windows have in common
+    weights: dict[str, NonNegativeFloat]  # of the simulator's parameters; 1 if not named
+    dtype: Literal["float32", "float16"]  # in which the weights are saved
+
+
+class Pretrain(Section):
+    """Pretraining of the tiny backbones; the weights are kept in git."""
+
+    batch: PositiveInt
+    mask: Annotated[float, Field(ge=0, lt=1)]  # share of tokens hidden for reconstruction
+    seed: int
+    models: dict[str, PretrainedModel]  # keys of `backbones`
+
+
+class Teacher(Section):
+    """The old modality's task model."""
+
+    train: dict[Modality, Literal["head", "all"]]  # which weights learn
+    lr: PositiveFloat  # of fine-tuning, as are epochs, batch and seed
+    epochs: PositiveInt
+    batch: PositiveInt
     seed: int
 
-    def __post_init__(self):
-        _positive(self, "batch")
-        for name in ("minutes", "epochs", "lr", "reconstruction"):
-            for modality, value in getattr(self, name).items():
-                check(value > 0, f"{name}.{modality}", "a number above 0", value)
-        for modality, lengths in self.seconds.items():
-            good = len(lengths) > 0 and min(lengths) > 0
-            check(good, f"seconds.{modality}", "lengths above 0", list(lengths))
-        for modality, weight in self.common.items():
-            check(weight >= 0, f"common.{modality}", "a weight of at least 0", weight)
-        check(0 <= self.mask < 1, "mask", "a share in [0, 1)", self.mask)
+
+class ActivationSettings(Section):
+    """The one pass of the frozen models."""
+
+    dtype: Literal["float32", "float16"]  # of the old model's last layer on disk
+    batch: PositiveInt  # windows
 
 
-@dataclass(frozen=True)
-class Teacher:
-    """The old modality's task model: which weights learn, by modality, and how."""
+class Positions(Section):
+    """Two-stage selection of m (probe) and l (CKA), section 3.3 of the paper."""
 
-    train: dict[Modality, Literal["head", "all"]]
-    lr: float
-    epochs: int
-    batch: int
-    seed: int
-
-    def __post_init__(self):
-        _positive(self, "lr", "epochs", "batch")
+    cka: Literal["debiased", "biased"]  # published: biased
+    features: Literal["pooled", "flattened"]  # what CKA compares; released code: pooled
+    probe: Literal["by_subject", "as_published"]  # folds; published: of windows, unscaled
+    n_folds: Annotated[int, Field(ge=2)]
 
 
-@dataclass(frozen=True)
-class Storage:
-    """How activations of the frozen models are kept."""
+class Bridge(Section):
+    """The bridge (equation 6) and its training (equation 7)."""
 
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"  # of the old model's last layer
-    last: Literal["stored", "recomputed"] = "stored"
-    batch: int = 32  # windows
-
-    def __post_init__(self):
-        _positive(self, "batch")
-
-
-@dataclass(frozen=True)
-class Positions:
-    """Two-stage selection of m (probe) and l (CKA)."""
-
-    cka: Literal["debiased", "biased"]
-    probe: Literal["by_subject", "as_published"]
-    n_folds: int
-    features: Literal["pooled", "flattened", "streamed"] = "pooled"  # what CKA compares
-
-    def __post_init__(self):
-        check(self.n_folds >= 2, "n_folds", "at least 2", self.n_folds)
-        good = self.features != "streamed" or self.cka == "debiased"
-        check(good, "cka", "debiased, all that can be had of streamed features", self.cka)
+    rank: PositiveInt  # r
+    n_prototypes: PositiveInt  # N_p
+    prototypes: Literal["tokens", "random"]  # of the old model (paper), or normal (released)
+    layout: Literal["tokens", "released"]  # released: reshaped where the old model is LaBraM
+    loss: Literal["cosine", "mae", "infonce"]  # cosine: equation 7
+    align: Literal["last", "input"]  # layer whose representations the loss compares
+    temperature: PositiveFloat  # of infonce
+    lr: PositiveFloat | None  # of Adam; null: found by `search`
+    epochs: PositiveInt
+    batch: PositiveInt
 
 
-@dataclass(frozen=True)
-class Search:
-    """Learning rates that every trained transfer method tries; see `biox.search`."""
+class Search(Section):
+    """Learning rates that every trained transfer method tries with the first seed."""
 
-    lr: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
-
-    def __post_init__(self):
-        distinct = len(set(self.lr)) == len(self.lr) > 0
-        check(distinct and min(self.lr) > 0, "lr", "different numbers above 0", list(self.lr))
+    lr: LearningRates
 
 
-@dataclass(frozen=True)
-class Bridge:
-    """The bridge and its training."""
+class Baselines(Section):
+    """Distillation into a student; epochs, batch and learning rates as the bridge has them."""
 
-    rank: int
-    n_prototypes: int
-    prototypes: Literal["tokens", "random"]
-    lr: float | None  # of Adam; null: found by `search`
-    epochs: int
-    batch: int
-    layout: Literal["tokens", "released"] = "tokens"  # of what is written into LaBraM
-    loss: Literal["cosine", "mae", "infonce"] = "cosine"
-    align: Literal["last", "input"] = "last"  # layer whose representations the loss compares
-    temperature: float = 0.1  # of infonce alone
-
-    def __post_init__(self):
-        _positive(self, "rank", "n_prototypes", "epochs", "batch", "temperature")
-        check(self.lr is None or self.lr > 0, "lr", "a number above 0, or null", self.lr)
+    methods: Annotated[list[Literal["KD", "KD-Contrast", "LoRA-KD"]], AfterValidator(_distinct)]
+    lr: PositiveFloat | None  # null: found by `search`
+    every: PositiveInt  # students read every n-th paired window
+    patience: PositiveInt | None  # epochs without a better agreement or loss; null: never stop
+    temperature: PositiveFloat  # of both sides' logits in KD
+    contrast_weight: PositiveFloat  # of InfoNCE in KD-Contrast; 1: of KD's loss
+    contrast_temperature: PositiveFloat
 
 
-@dataclass(frozen=True)
-class Settings:
+class CardioGAN(Section):
+    """CardioGAN (Sarkar & Etemad, AAAI 2021): size and training."""
+
+    directions: list[str]  # that get this baseline
+    width: Share  # factor of all numbers of filters; published: 1.0
+    epochs: PositiveInt
+    batch: PositiveInt
+    lr: PositiveFloat
+    alpha: NonNegativeFloat  # weight of the adversarial loss in time
+    beta: NonNegativeFloat  # ... in frequency
+    cycle: NonNegativeFloat  # ... of cycle consistency
+    seconds: PositiveFloat  # length of a segment
+    rate: PositiveFloat  # of a segment, in Hz
+    segments: PositiveInt | None  # of each modality in an epoch, at most; null: all
+
+    @property
+    def samples(self) -> int:
+        """Samples of a segment."""
+        return round(self.seconds * self.rate)
+
+    @model_validator(mode="after")
+    def _segments_have_a_spectrum(self):
+        if not (self.seconds * self.rate).is_integer() or self.samples < 128:
+            raise ValueError(
+                f"seconds: expected at least 128 whole samples at {self.rate:g} Hz, "
+                f"found {self.seconds:g} s"
+            )
+        return self
+
+
+class Ablations(Section):
+    """Runs of the bridge's notebook with one setting changed, and the map of all positions."""
+
+    direction: str
+    runs: dict[str, str]  # name of a run -> options of papermill
+    map_share: Share  # of the paired and val windows, for each bridge of the map
+    map_seeds: PositiveInt  # of `seeds`, for each bridge of the map
+
+
+class Controls(Section):
+    """Negative controls, leak audits, calibration."""
+
+    seeds_used: PositiveInt  # of `seeds`, for bridges of controls
+    shuffles: PositiveInt  # of the pairs, each with a bridge
+    epochs: PositiveInt | None  # of bridges of controls; null: as many as the bridge
+    positions_in: list[str]  # directions with bridges at other positions
+    random_positions: NonNegativeInt  # (m, l) besides the selected one
+    selections: PositiveInt  # of positions with permuted pseudo-labels
+    permutations: PositiveInt  # of pseudo-labels, for linear heads
+    n_splits: Annotated[int, Field(ge=2)]  # of windows into train and test, in the leak audits
+    bins: PositiveInt  # of confidence
+
+
+class Settings(Section):
     """Everything in params.yaml."""
 
-    seeds: tuple[int, ...]
+    seeds: Seeds
     device: Literal["auto", "cpu", "cuda"]
+    threads: PositiveInt | None  # of each training; null: all cores (results then depend on them)
     directions: dict[str, Direction]
-    real_directions: dict[str, Direction]
     datasets: dict[str, Dataset]
-    real_datasets: dict[str, Dataset]
-    backbones: dict[Modality, BackboneChoice]
+    backbones: dict[str, BackboneChoice]
     simulate: Simulate
     pretrain: Pretrain
     teacher: Teacher
+    activations: ActivationSettings
     positions: Positions
     bridge: Bridge
-    activations: Storage = field(default_factory=Storage)
-    compute: Compute = field(default_factory=Compute)
-    search: Search = field(default_factory=Search)
-    controls: Controls = field(default_factory=Controls)
-    baselines: Baselines = field(default_factory=Baselines)
-    ablations: Ablations = field(default_factory=Ablations)
-    table3: Table3 = field(default_factory=Table3)
-    cardiogan: CardioGAN = field(default_factory=CardioGAN)
+    search: Search
+    baselines: Baselines
+    cardiogan: CardioGAN
+    ablations: Ablations
+    controls: Controls
 
-    def __post_init__(self):
-        check(len(set(self.seeds)) == len(self.seeds) > 0, "seeds", "distinct numbers", self.seeds)
-        per_modality = {
-            "pretrain.seconds": self.pretrain.seconds,
-            "pretrain.minutes": self.pretrain.minutes,
-            "pretrain.epochs": self.pretrain.epochs,
-            "pretrain.lr": self.pretrain.lr,
-            "pretrain.reconstruction": self.pretrain.reconstruction,
-            "pretrain.common": self.pretrain.common,
-            "pretrain.weights": self.pretrain.weights,
-            "teacher.train": self.teacher.train,
-        }
-        for key, values in per_modality.items():
-            check(set(values) >= set(self.backbones), key, sorted(self.backbones), sorted(values))
-        for name in self.controls.positions_in:
-            known = sorted(self.directions | self.real_directions)
-            check(name in known, "controls.positions_in", f"names out of {known}", name)
-        for where in ("datasets", "real_datasets"):
-            for name, dataset in getattr(self, where).items():
-                _check_reader(f"{where}.{name}", dataset.reader or name, dataset)
-        for name, direction in (self.directions | self.real_directions).items():
-            where = "directions" if name in self.directions else "real_directions"
-            key, known = f"{where}.{name}", sorted(self.datasets | self.real_datasets)
-            try:
-                self._merged("bridge", direction.bridge)
-            except ValueError as error:
-                raise ValueError(f"{key}.{error}") from None
-            check(direction.dataset in known, f"{key}.dataset", known, direction.dataset)
+    @model_validator(mode="after")
+    def _names_exist(self):
+        for name, direction in self.directions.items():
+            key = f"directions.{name}"
+            _known(f"{key}.dataset", direction.dataset, self.datasets)
+            dataset = self.datasets[direction.dataset]
             for modality in (direction.old, direction.new):
-                check(modality in self.backbones, key, sorted(self.backbones), modality)
-                data = self.dataset(direction.dataset)
-                known = modality in data.picks or not data.classes
-                check(known, key, f"modalities out of {sorted(data.picks)} (picks)", modality)
+                _known(key, modality, self.backbones)
+                if dataset.classes is not None:
+                    _known(f"{key} (picks of {direction.dataset})", modality, dataset.picks)
+            _known(f"{key}.new_model", direction.new_key, self.backbones)
+            if self.modality(direction.new_key) != direction.new:
+                raise ValueError(
+                    f"{key}.new_model: expected a model of {direction.new}, "
+                    f"found {direction.new_key} of {self.modality(direction.new_key)}"
+                )
+            for section in ("bridge", "baselines"):
+                self._merged(section, getattr(direction, section), where=f"{key}.{section}")
+        for key, choice in self.backbones.items():
+            if choice.modality is None and key not in ("ecg", "ppg", "eeg", "emg"):
+                raise ValueError(f"backbones.{key}.modality: expected one, found none")
+        for key in self.pretrain.models:
+            _known("pretrain.models", key, self.backbones)
+        _known("ablations.direction", self.ablations.direction, self.directions)
+        for where in ("controls.positions_in", "cardiogan.directions"):
+            section, field = where.split(".")
+            for name in getattr(getattr(self, section), field):
+                _known(where, name, self.directions)
+        return self
 
     def direction(self, name: str) -> Direction:
-        """Look up a direction, simulated or real, by its name.
-
-        Raises
-        ------
-        ValueError
-            There is no such direction.
-        """
-        known = self.directions | self.real_directions
-        check(name in known, "direction", f"one of {sorted(known)}", name)
-        return known[name]
-
-    def for_direction(self, name: str) -> "Settings":
-        """Put a direction's own values of the bridge over those that hold for all.
-
-        Raises
-        ------
-        ValueError
-            There is no such direction, or it has a value that the section refuses.
-        """
-        own = self.direction(name).bridge
-        return self.override("bridge", own) if own else self
-
-    def collection(self, name: str) -> dict[str, Direction]:
-        """Return the directions of a table: ``directions`` or ``real_directions``.
-
-        Raises
-        ------
-        ValueError
-            There is no such collection.
-        """
-        known = {"directions": self.directions, "real_directions": self.real_directions}
-        check(name in known, "collection", f"one of {sorted(known)}", name)
-        return known[name]
+        """Look up a direction; raise ValueError if there is none of that name."""
+        _known("direction", name, self.directions)
+        return self.directions[name]
 
     def dataset(self, name: str) -> Dataset:
-        """Look up a dataset, simulated or real, by its name.
+        """Look up a data set; raise ValueError if there is none of that name."""
+        _known("dataset", name, self.datasets)
+        return self.datasets[name]
 
-        Raises
-        ------
-        ValueError
-            There is no such dataset.
-        """
-        known = self.datasets | self.real_datasets
-        check(name in known, "dataset", f"one of {sorted(known)}", name)
-        return known[name]
+    def backbone(self, key: str) -> BackboneChoice:
+        """Look up a backbone; raise ValueError if there is none of that name."""
+        _known("backbone", key, self.backbones)
+        return self.backbones[key]
 
-    def modalities(self, dataset: str) -> tuple[str, ...]:
-        """Modalities of a dataset that some direction uses, sorted."""
-        directions = (self.directions | self.real_directions).values()
-        return tuple(
-            sorted({m for d in directions if d.dataset == dataset for m in (d.old, d.new)})
-        )
+    def modality(self, key: str) -> str:
+        """Return the modality that a backbone reads."""
+        return self.backbone(key).modality or key
 
-    def with_seeds(self, seeds: list) -> "Settings":
-        """Replace the seeds, with the same checks as params.yaml gets."""
-        return replace(self, seeds=build(tuple[int, ...], seeds, "seeds"))
+    def keys_of(self, dataset: str) -> list[str]:
+        """Return the backbones that some direction uses on a data set, in order of `backbones`."""
+        used = {
+            key
+            for d in self.directions.values()
+            if d.dataset == dataset
+            for key in (d.old, d.new_key)
+        }
+        return [key for key in self.backbones if key in used]
 
-    def override(self, section: str, values: dict[str, Any]) -> "Settings":
-        """Replace fields of one section, with the same checks as params.yaml gets."""
-        return replace(self, **{section: self._merged(section, values)})
+    def for_direction(self, name: str) -> "Settings":
+        """Put a direction's own seeds, bridge and baselines in the place of those of all."""
+        direction = self.direction(name)
+        own = {
+            section: self._merged(section, getattr(direction, section))
+            for section in ("bridge", "baselines")
+        }
+        return self.model_copy(update=own | {"seeds": direction.seeds or self.seeds})
 
-    def _merged(self, section: str, values: dict[str, Any]) -> Any:
+    def override(self, section: str, values: Mapping[str, Any]) -> "Settings":
+        """Replace fields of one section, checked as params.yaml is."""
+        return self.model_copy(update={section: self._merged(section, values)})
+
+    def with_seeds(self, seeds: Sequence[int]) -> "Settings":
+        """Replace the seeds, checked as params.yaml is."""
+        content = {name: getattr(self, name) for name in type(self).model_fields}
+        return _validated(Settings, content | {"seeds": list(seeds)})
+
+    def _merged(self, section: str, values: Mapping[str, Any], where: str | None = None) -> Section:
         current = getattr(self, section)
-        merged = {f.name: getattr(current, f.name) for f in fields(current)} | values
-        return build(type(current), merged, section)
+        return _validated(type(current), current.model_dump() | dict(values), where or section)
+
+
+def _known(where: str, name: str, known: Mapping[str, Any]) -> None:
+    if name not in known:
+        raise ValueError(f"{where}: expected one of {sorted(known)}, found {name!r}")
+
+
+def _validated(kind: type[Section], content: Any, where: str = "") -> Any:
+    """Build a section; the first error becomes one sentence with key, expectation and finding."""
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+    key = ".".join(str(part) for part in (where, *first["loc"]) if part != "")
+    reason = first["msg"].removeprefix("Value error, ")
+    reason = reason[0].lower() + reason[1:]
+    if first["type"] == "value_error":
+        raise ValueError(f"{key}.{reason}" if key else reason)
+    if first["type"] == "extra_forbidden":
+        raise ValueError(f"{key}: unknown key")
+    if first["type"] == "missing":
+        raise ValueError(f"{key}: expected a value, found none")
+    number = isinstance(first["input"], str) and re.fullmatch(r"[\d.]+e[-+]?\d+", first["input"])
+    hint = " (YAML needs a decimal point, as in 1.0e-4)" if number else ""
+    raise ValueError(f"{key}: {reason}, found {first['input']!r}{hint}")
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML in which a key that stands twice is an error."""
+
+    def construct_mapping(self, node, deep=False):
+        """Build a dict."""
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        if len(set(keys)) < len(keys):
+            raise ValueError(f"expected each key once, found one again in {sorted(keys)}")
+        return super().construct_mapping(node, deep)
 
 
 def load_settings(path: Path | str = "params.yaml") -> Settings:
@@ -355,27 +429,57 @@ def load_settings(path: Path | str = "params.yaml") -> Settings:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected the project's settings, found no such file")
-    content = read_yaml(path)
     try:
-        return build(Settings, content, "")
-    except ValueError as error:
+        return _validated(Settings, yaml.load(path.read_text(), Loader=_UniqueKeys))
+    except (ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _check_reader(key: str, reader: str, data: Dataset) -> None:
-    """Check that a dataset has what its reader needs, and nothing its reader does not know."""
-    keys = READER_KEYS.get(reader, {})
-    for name in ("picks", "classes", "labels"):
-        value = getattr(data, name)
-        expected = f"a value for the reader {reader}"
-        check(bool(value) or not keys.get(name), f"{key}.{name}", expected, "none")
-        expected = f"none for the reader {reader}"
-        check(not value or name in keys, f"{key}.{name}", expected, value)
-    own = reader != "recordings" or data.source == "original"
-    check(own, f"{key}.source", "original for the reader recordings", data.source)
+@dataclass(frozen=True)
+class Paths:
+    """Folders of the pipeline, relative to the project's root."""
+
+    data: Path = Path("data")
+    figures: Path = Path("figures")
+
+    def windows(self, dataset: str, split: str) -> Path:
+        """Return the file of one split's windows."""
+        return self.data / "windows" / dataset / f"{split}.safetensors"
+
+    def pretrained(self, key: str) -> Path:
+        """Return the file of a tiny backbone's pretrained weights."""
+        return self.data / "pretrained" / f"{key}.safetensors"
+
+    def teacher(self, direction: str) -> Path:
+        """Return the folder of a direction's teacher."""
+        return self.data / "teachers" / direction
+
+    def activations(self, direction: str, split: str) -> Path:
+        """Return the file of one split's activations."""
+        return self.data / "activations" / direction / f"{split}.safetensors"
+
+    def positions(self, direction: str) -> Path:
+        """Return the file of m, l and the scores of all layers."""
+        return self.data / "positions" / f"{direction}.json"
+
+    def results(self, kind: str, name: str) -> Path:
+        """Return a folder of results; `kind` is bridges, baselines or sweep."""
+        return self.data / kind / name
 
 
-def _positive(section: object, *names: str) -> None:
-    for name in names:
-        value = getattr(section, name)
-        check(value > 0, name, "a number above 0", value)
+PATHS = Paths()
+
+
+def device_of(settings: Settings) -> str:
+    """Resolve ``device: auto`` to ``cuda`` where there is one, else ``cpu``."""
+    if settings.device != "auto":
+        return settings.device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def digest(path: Path | str) -> str:
+    """First 12 hexadecimal digits of the SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]

@@ -2,6 +2,7 @@
 
 import datetime
 import importlib.metadata
+import json
 import logging
 import os
 import platform
@@ -11,36 +12,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-from threadpoolctl import threadpool_limits
-
-from biox.config import Settings, load_settings
-from biox.files import digest, project_root, read_json
-
-_TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict}
+from biox.config import Settings, digest, load_settings
 
 
 @dataclass(frozen=True)
 class Run:
-    """One execution of a notebook.
-
-    Attributes
-    ----------
-    notebook : str
-        Name of the template, without ``.ipynb``.
-    settings : Settings
-        params.yaml with the given parameters put in.
-    parameters : dict
-        All parameters of the notebook with their values.
-    overridden : dict
-        Those that replace a value of params.yaml.
-    started : float
-        Seconds, of `time.perf_counter`.
-    """
+    """One execution of a notebook: its settings, and which parameters replaced some of them."""
 
     notebook: str
     settings: Settings
@@ -49,71 +30,87 @@ class Run:
     started: float
 
     def name_of(self, item: str) -> str:
-        """Name results of `item` so that a run with overridden settings never replaces another's.
-
-        Examples: ``wesad-ppg2ecg``, and with a rank given ``wesad-ppg2ecg-rank8``.
-        """
+        """Name results so that other settings never replace them: ``wesad-ppg2ecg-rank8``."""
         parts = [f"{name}{value}" for name, value in sorted(self.overridden.items())]
         return "-".join([item, *(re.sub(r"[^\w.]+", "_", part) for part in parts)])
 
 
-def begin(notebook: str, namespace: Mapping[str, Any], section: str | None = None) -> Run:
-    """Check a notebook's parameters, go to the project's root and read the settings.
+_TYPES = {"str": str, "int": int, "float": (int, float), "bool": bool, "list": list}
 
-    papermill only warns about a parameter that the notebook does not have and then runs with the
-    defaults; here that is an error.
+
+def load_parameters(notebook: str, namespace: Mapping[str, Any], section: str | None = None) -> Run:
+    """Check a page's parameters, go to the project's root and read the settings: the first cell.
+
+    papermill only warns of a parameter that the page does not have; here it is an error.
 
     Parameters
     ----------
     notebook : str
         Name of the template in ``notebooks/``; its tagged cell says which parameters exist.
     namespace : mapping
-        ``globals()`` of the notebook, before it defines anything else.
+        ``globals()`` of the page, before it defines anything else.
     section : str, optional
-        Section of params.yaml whose fields a parameter of the same name overrides unless it is
-        None. ``seeds`` always overrides the top-level list, ``threads`` those of `compute`.
+        Section whose fields a parameter of the same name replaces, unless it is None. ``seeds``
+        replaces the top-level list; ``direction`` puts in that direction's own values first.
 
     Raises
     ------
     ValueError
         Unknown parameter, wrong type, or a value that the settings refuse.
     """
-    root = project_root()
-    os.chdir(root)
+    os.chdir(project_root())
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
-    declared = declared_parameters(root / "notebooks" / f"{notebook}.ipynb")
+    declared = declared_parameters(Path("notebooks") / f"{notebook}.ipynb")
+    simple = (str, int, float, bool, list, dict, type(None))
     given = {
         name: value
         for name, value in namespace.items()
-        if not name.startswith("_") and isinstance(value, (*_TYPES.values(), type(None)))
+        if isinstance(value, simple) and not name.startswith("_") and name not in ("In", "Out")
     }
-    given = {name: given[name] for name in given if name not in ("In", "Out")}
     for name, value in given.items():
         if name not in declared:
-            raise ValueError(
-                f"{notebook}: expected parameters out of {list(declared)}, "
-                f"found an unknown one, {name!r} = {value!r}"
-            )
-        _check_type(notebook, name, value, declared[name])
-    settings = load_settings()
+            raise ValueError(f"{notebook}: unknown parameter {name!r}, expected {list(declared)}")
+        kind, optional = declared[name]
+        wrong = not isinstance(value, _TYPES[kind]) or (kind != "bool" and isinstance(value, bool))
+        if wrong and not (value is None and optional):
+            raise ValueError(f"{notebook}: parameter {name}: expected {kind}, found {value!r}")
+    settings, overridden = load_settings(), {}
     if "direction" in given:
         settings = settings.for_direction(given["direction"])
-    _fix_threads(given.get("threads") or settings.compute.threads)
-    overridden = {}
     if section is not None:
-        known = {f.name for f in fields(getattr(settings, section))}
-        overridden = {k: v for k, v in given.items() if k in known and v is not None}
+        fields = type(getattr(settings, section)).model_fields
+        overridden = {k: v for k, v in given.items() if k in fields and v is not None}
         settings = settings.override(section, overridden) if overridden else settings
     if given.get("seeds") is not None:
-        settings = settings.with_seeds(given["seeds"])
-        overridden["seeds"] = given["seeds"]
+        settings, overridden = (
+            settings.with_seeds(given["seeds"]),
+            overridden | {"seeds": given["seeds"]},
+        )
+    limit_threads(settings.threads)
     return Run(notebook, settings, given, overridden, time.perf_counter())
 
 
-def _fix_threads(n: int | None) -> None:
-    """Have what is loaded already and what will be compute with so many threads of the CPU."""
+def declared_parameters(template: Path) -> dict[str, tuple[str, bool]]:
+    """Parameters of a template's tagged cell: name -> (type, whether None is allowed).
+
+    papermill understands no ``int | None``, so ``rank: int = None`` means that.
+    """
+    cells = [
+        "".join(cell["source"])
+        for cell in json.loads(template.read_text())["cells"]
+        if "parameters" in cell["metadata"].get("tags", [])
+    ]
+    assert len(cells) == 1, f"{template}: expected one cell tagged parameters, found {len(cells)}"
+    pattern = re.compile(r"^(\w+): (\w+) = (None\b)?", re.MULTILINE)
+    return {name: (kind, bool(none)) for name, kind, none in pattern.findall(cells[0])}
+
+
+def limit_threads(n: int | None) -> None:
+    """Compute with n threads of the CPU, in what is loaded already and in what will be."""
     if n is None:
         return
+    from threadpoolctl import threadpool_limits
+
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(n)
     threadpool_limits(n)
@@ -121,66 +118,21 @@ def _fix_threads(n: int | None) -> None:
         sys.modules["torch"].set_num_threads(n)
 
 
-def declared_parameters(template: Path) -> dict[str, str]:
-    """Names and types (``int``, ``int or None``) in a template's one tagged cell.
-
-    papermill's own listing understands no ``int | None``, so ``rank: int = None`` means that.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is no such template.
-    ValueError
-        It has no cell tagged ``parameters``, or more than one.
-    """
-    if not template.is_file():
-        raise FileNotFoundError(f"{template}: expected a notebook template, found nothing")
-    # As json: nbformat takes a second to load, in every notebook.
-    cells = [
-        "".join(cell["source"])
-        for cell in read_json(template)["cells"]
-        if "parameters" in cell["metadata"].get("tags", [])
-    ]
-    if len(cells) != 1:
-        raise ValueError(f"{template}: expected one cell tagged parameters, found {len(cells)}")
-    pattern = re.compile(r"^(\w+): (\w+) = (None\b)?", re.MULTILINE)
-    return {
-        name: f"{kind} or None" if default else kind
-        for name, kind, default in pattern.findall(cells[0])
-    }
-
-
-def _check_type(notebook: str, name: str, value: Any, declared: str) -> None:
-    kinds = declared.split(" or ")
-    if value is None and "None" in kinds:
-        return
-    allowed = tuple(_TYPES[kind] for kind in kinds if kind != "None")
-    if float in allowed:
-        allowed = (*allowed, int)
-    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
-        raise ValueError(
-            f"{notebook}: parameter {name}: expected {declared}, found {value!r} "
-            f"({type(value).__name__})"
-        )
-
-
-def say(text: str) -> Any:
-    """Show Markdown that the run has computed."""
-    from IPython.display import Markdown
-
-    return Markdown(text)
+def project_root(start: Path | None = None) -> Path:
+    """Find the folder that holds params.yaml and dvc.yaml, upwards from `start` or from here."""
+    start = (start or Path.cwd()).resolve()
+    for folder in (start, *start.parents):
+        if (folder / "params.yaml").is_file() and (folder / "dvc.yaml").is_file():
+            return folder
+    raise FileNotFoundError(f"{start}: expected params.yaml and dvc.yaml here or above, found none")
 
 
 def provenance(run: Run, files: Sequence[Path | str] = ()) -> Any:
-    """Tabulate what this page was made from: parameters, data, versions, commit, time, memory.
+    """Tabulate what a page was made from: parameters, files, versions, commit, time, memory."""
+    import pandas as pd
 
-    Parameters
-    ----------
-    run : Run
-    files : sequence of paths
-        Data read; each is listed with the start of its SHA-256.
-    """
     packages = ("torch", "numpy", "scipy", "scikit-learn", "transformers", "mne")
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     rows = {
         "notebook": run.notebook,
         "parameters": ", ".join(f"{k}={v!r}" for k, v in run.parameters.items() if v is not None),
@@ -191,7 +143,7 @@ def provenance(run: Run, files: Sequence[Path | str] = ()) -> Any:
         f"{os.cpu_count()} cores",
         "finished": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "wall time": f"{time.perf_counter() - run.started:.0f} s",
-        "peak memory": f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB",
+        "peak memory": f"{memory:.1f} GiB",
     }
     return pd.DataFrame({"": rows}).style.set_properties(**{"text-align": "left"})
 

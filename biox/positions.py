@@ -1,21 +1,24 @@
-"""Two-stage selection of the bridge's positions (section 3.3): m by probing, then l by CKA."""
+"""Two-stage selection of the bridge's positions (section 3.3): m by probing, then l by CKA.
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from itertools import accumulate, islice
+``m = argmax_i probe_i`` (equation 4) and ``l = argmax_j CKA(new output m, old input j)``
+(equation 5). No label is read: the probe predicts the teacher's pseudo-labels.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
-from tqdm import tqdm
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
-from biox.backbones.base import Backbone
-from biox.cka import StreamingCKA, linear_cka
-from biox.probe import probe_scores
+from biox.cka import linear_cka
 
 
-@dataclass(frozen=True)
-class Selection:
+class Selection(NamedTuple):
     """Scores of every layer and the chosen pair.
 
     Attributes
@@ -24,22 +27,83 @@ class Selection:
         New layer (0-based) whose output feeds the bridge.
     l : int
         Old layer (0-based) whose input the bridge writes.
-    probe : tuple of float
-        Macro-F1 on pseudo-labels, for the output of every new layer (eq. 4).
-    cka, cka_biased : tuple of float
+    probe : list of M float
+        Macro-F1 on pseudo-labels, for the output of every new layer (equation 4).
+    cka, cka_biased : list of L float
         Debiased and biased CKA between the output of new layer m and the input of every old
-        layer (eq. 5). NaN where it is not defined, or was not computed.
+        layer (equation 5). NaN where it is not defined.
     """
 
     m: int
     l: int
-    probe: tuple[float, ...]
-    cka: tuple[float, ...]
-    cka_biased: tuple[float, ...]
+    probe: list[float]
+    cka: list[float]
+    cka_biased: list[float]
 
-    def to_json(self) -> dict:
-        """Plain numbers and lists."""
-        return asdict(self)
+
+def probe_score(
+    features: np.ndarray,
+    pseudo_labels: np.ndarray,
+    subjects: np.ndarray | None = None,
+    n_folds: int = 5,
+) -> float:
+    """Cross-validated macro-F1 of a logistic regression from pooled features to pseudo-labels.
+
+    Parameters
+    ----------
+    features : ndarray, [n, d_m]
+        Pooled output of one new-model layer.
+    pseudo_labels : ndarray of int, [n]
+        ``argmax g_old(f_old(x_old))`` on the paired windows.
+    subjects : ndarray of str, [n], optional
+        Given: features are standardised and no subject is in two folds. Absent: as published,
+        unscaled features in stratified, unshuffled folds of windows, which overlap in time.
+    n_folds : int
+        At most; never more than there are subjects.
+
+    Raises
+    ------
+    ValueError
+        The pseudo-labels have a single class, a class has too few windows for the folds, or there
+        is a single subject.
+    """
+    features = np.asarray(features, dtype=np.float64)
+    classes, counts = np.unique(pseudo_labels, return_counts=True)
+    if len(classes) < 2:
+        raise ValueError(
+            f"probe: expected pseudo-labels of at least two classes on the paired windows, found "
+            f"only class {classes.tolist()}: the teacher predicts the same for every window"
+        )
+    regression = LogisticRegression(max_iter=1000)
+    if subjects is None:
+        if counts.min() < n_folds:
+            raise ValueError(
+                f"probe: expected at least {n_folds} windows of each pseudo-class, "
+                f"found {dict(zip(classes.tolist(), counts.tolist(), strict=True))}"
+            )
+        folds = StratifiedKFold(n_folds)
+        scores = cross_val_score(regression, features, pseudo_labels, cv=folds, scoring="f1_macro")
+        return float(scores.mean())
+    n_subjects = len(np.unique(subjects))
+    if n_subjects < 2:
+        raise ValueError(
+            "probe: expected at least two subjects on the paired windows, for folds by subject, "
+            f"found {np.unique(subjects).tolist()}; probe: as_published needs one"
+        )
+    folds, scores = StratifiedGroupKFold(min(n_folds, n_subjects)), []
+    model = make_pipeline(StandardScaler(), regression)
+    for train, test in folds.split(features, pseudo_labels, subjects):
+        if len(np.unique(pseudo_labels[train])) < 2:
+            continue  # everything of one pseudo-class is in the held-out subjects
+        predicted = model.fit(features[train], pseudo_labels[train]).predict(features[test])
+        # over the classes that the fold's truth or predictions hold
+        scores.append(f1_score(pseudo_labels[test], predicted, average="macro"))
+    if not scores:
+        raise ValueError(
+            "probe: expected pseudo-labels of two classes in some training fold, "
+            f"found one class a fold for subjects {np.unique(subjects).tolist()}"
+        )
+    return float(np.mean(scores))
 
 
 def select_positions(
@@ -47,15 +111,14 @@ def select_positions(
     old_inputs: Sequence[np.ndarray],
     pseudo_labels: np.ndarray,
     subjects: np.ndarray | None = None,
+    *,
     cka: str = "debiased",
     n_folds: int = 5,
     m: int | None = None,
     l: int | None = None,
     flattened: tuple[Sequence[np.ndarray], Sequence[np.ndarray]] | None = None,
-    streamed: np.ndarray | None = None,
-    n_jobs: int = 1,
 ) -> Selection:
-    """Choose m and l from pooled activations of the paired windows; no label is read.
+    """Choose m and l from pooled activations of the paired windows.
 
     Parameters
     ----------
@@ -64,24 +127,16 @@ def select_positions(
     old_inputs : sequence of L arrays, [n, d_l]
         Pooled input of every old layer.
     pseudo_labels : ndarray of int, [n]
-        The teacher's decisions on its own modality.
     subjects : ndarray of str, [n], optional
-        Keeps probe folds apart by subject; absent: folds as published (see `probe_score`).
+    n_folds : int
+        See `probe_score`.
     cka : {"debiased", "biased"}
         Which estimate decides; both are returned.
-    n_folds : int
-        Folds of the probe.
     m, l : int, optional
         Positions that are given: they are taken, and the scores are computed all the same.
-    flattened : (sequence of M arrays, sequence of L arrays), optional
-        Output of every new and input of every old layer with all tokens flattened, on the same or
-        on fewer windows (`biox.activations.flattened_states`): CKA compares these, as the paper's
-        text says. Absent: CKA compares pooled features, as the released code does.
-    streamed : ndarray, [M, L], optional
-        In place of `flattened`, where all states do not fit in memory: debiased CKA of every pair
-        of layers, from `flattened_cka`. There is no biased value then.
-    n_jobs : int
-        Processes that share the probes (`biox.probe.probe_scores`); no number depends on it.
+    flattened : (M arrays, L arrays), optional
+        Outputs and inputs with all tokens flattened, on the same or on fewer windows: CKA compares
+        these, as the paper's text says. Absent: pooled features, as in the released code.
 
     Returns
     -------
@@ -89,89 +144,25 @@ def select_positions(
 
     Notes
     -----
-    Ties go to the earlier layer. An undefined CKA (NaN) never wins.
+    Ties go to the earlier layer. An undefined CKA (NaN) is never chosen. Everything runs on one
+    thread, so that no digit depends on the number of cores.
     """
-    if cka not in ("debiased", "biased"):
-        raise ValueError(f"select_positions: expected cka 'debiased' or 'biased', found {cka!r}")
-    if streamed is not None and (cka == "biased" or flattened is not None):
-        raise ValueError(
-            "select_positions: expected cka 'debiased' and no flattened states beside streamed "
-            f"values, found cka {cka!r}" + (" and flattened states" if flattened else "")
-        )
-    if streamed is not None and streamed.shape != (len(new_outputs), len(old_inputs)):
-        raise ValueError(
-            f"select_positions: expected streamed values for every pair of layers, "
-            f"{(len(new_outputs), len(old_inputs))}, found {streamed.shape}"
-        )
+    assert cka in ("debiased", "biased"), cka
     for name, given, layers in (("m", m, new_outputs), ("l", l, old_inputs)):
         if given is not None and not 0 <= given < len(layers):
             raise ValueError(
-                f"select_positions: expected {name} out of 0..{len(layers) - 1}, found {given}"
+                f"select_positions: expected {name} in 0..{len(layers) - 1}, found {given}"
             )
-    probe = probe_scores(new_outputs, pseudo_labels, subjects, n_folds, n_jobs)
-    m = int(np.argmax(probe)) if m is None else m
-    if streamed is None:
+    with threadpool_limits(1):
+        probe = [probe_score(h, pseudo_labels, subjects, n_folds) for h in new_outputs]
+        m = int(np.argmax(probe)) if m is None else m
         outputs, inputs = flattened or (new_outputs, old_inputs)
-        debiased = [linear_cka(outputs[m], features, debiased=True) for features in inputs]
-        biased = [linear_cka(outputs[m], features) for features in inputs]
-    else:
-        debiased, biased = streamed[m].tolist(), [float("nan")] * len(old_inputs)
+        debiased = [linear_cka(outputs[m], h, debiased=True) for h in inputs]
+        biased = [linear_cka(outputs[m], h) for h in inputs]
     deciding = np.array(debiased if cka == "debiased" else biased)
     if np.isnan(deciding).all():
         raise ValueError(
             f"select_positions: expected a defined CKA for some old layer, found none: "
             f"{len(pseudo_labels)} windows are too few for features this wide"
         )
-    l = int(np.nanargmax(deciding)) if l is None else l
-    return Selection(m, l, tuple(probe), tuple(debiased), tuple(biased))
-
-
-@torch.no_grad()
-def flattened_cka(
-    new: Backbone, old: Backbone, x_new: Tensor, x_old: Tensor, batch: int = 64, seed: int = 0
-) -> np.ndarray:
-    """Debiased CKA of layers with all tokens flattened, in one pass that keeps no hidden state.
-
-    Memory does not grow with the number of windows: it holds a batch of one layer at a time, and
-    a batch x batch matrix a layer (`biox.cka.StreamingCKA`, which says how exact this is).
-
-    Parameters
-    ----------
-    new, old : Backbone
-    x_new, x_old : Tensor, [n, channels, samples]
-        Paired windows.
-    batch : int
-        Windows at most in a batch. The more, the less noise.
-    seed : int
-        Decides which windows share a batch.
-
-    Returns
-    -------
-    ndarray, [M, L]
-        Output of every new layer with the input of every old layer.
-
-    Raises
-    ------
-    ValueError
-        Different numbers of windows, or fewer than 4 in a batch.
-    """
-    if len(x_new) != len(x_old):
-        raise ValueError(
-            f"flattened_cka: expected paired windows, found {len(x_new)} new and {len(x_old)} old"
-        )
-    order = np.random.default_rng(seed).permutation(len(x_new))
-    parts = np.array_split(order, max(1, -(-len(order) // batch)))  # no batch much smaller
-    stream = StreamingCKA()
-    for rows in tqdm(parts, desc="CKA of flattened layers", disable=None):
-        outputs = islice(_flattened_states(new, x_new[rows]), 1, None)
-        inputs = islice(_flattened_states(old, x_old[rows]), old.n_layers)
-        stream.update(outputs, inputs)
-    return stream.value()
-
-
-def _flattened_states(backbone: Backbone, x: Tensor) -> Iterator[np.ndarray]:
-    """Give the stem's output and each layer's [batch, tokens * features], one after another."""
-    backbone.eval()
-    stem, layers = backbone.stem(x.to(next(backbone.parameters()).device)), range(backbone.n_layers)
-    for h in accumulate(layers, lambda h, i: backbone.layer(i, h), initial=stem):
-        yield h.flatten(1).cpu().numpy()
+    return Selection(m, int(np.nanargmax(deciding)) if l is None else l, probe, debiased, biased)

@@ -4,9 +4,11 @@ The head reads the mean over tokens of the last layer. In the released code only
 LaBraM and HuBERT-ECG, and everything for PaPaGei and NormWear; here ``teacher.train`` says which.
 """
 
+from __future__ import annotations
+
 import copy
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,49 +24,42 @@ from sklearn.utils.class_weight import compute_sample_weight
 from torch import Tensor, nn
 from tqdm import tqdm, trange
 
-from biox.backbones.base import Backbone
-from biox.backbones.checkpoints import save as save_weights
+from biox.backbones import Backbone
+from biox.backbones import save as save_backbone
 from biox.config import Teacher
-from biox.data.windows import Windows
-from biox.files import write_json, written_whole
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Inverse strengths C of the head's L2 penalty to choose from."""
 
 
-@dataclass(frozen=True)
-class Labelled:
-    """Windows of one modality: x [n, channels, samples], labels y [n], subjects [n]."""
+class Labelled(NamedTuple):
+    """Windows x [n, channels, samples] of one modality, labels y [n], subjects [n]."""
 
     x: Tensor
     y: np.ndarray
     subjects: np.ndarray
 
-    @classmethod
-    def of(cls, windows: Windows, modality: str) -> "Labelled":
-        """Take one modality of paired windows."""
-        return cls(torch.from_numpy(windows.signals[modality]), windows.labels, windows.subjects)
-
-    def probabilities(self, backbone: Backbone, head: nn.Linear) -> np.ndarray:
-        """What a teacher answers: [n, classes]."""
-        with torch.no_grad():
-            return head(pooled_last(backbone, self.x)).softmax(dim=1).numpy()
-
 
 @torch.no_grad()
-def pooled_last(backbone: Backbone, x: Tensor, batch: int = 32) -> Tensor:
+def pooled_last(backbone: Backbone, x: Tensor, batch_size: int = 32) -> Tensor:
     """Mean over tokens of the last layer: [n, channels, samples] -> [n, d_L]."""
     backbone.eval()
     device = next(backbone.parameters()).device
-    parts = tqdm(x.split(batch), desc="pooled last layer", disable=None)
+    parts = tqdm(x.split(batch_size), desc="pooled last layer", disable=None)
     return torch.cat([backbone.pool(backbone(part.to(device))).cpu() for part in parts])
+
+
+@torch.no_grad()
+def teacher_probabilities(backbone: Backbone, head: nn.Linear, x: Tensor) -> np.ndarray:
+    """Class probabilities [n, classes] of windows [n, channels, samples]."""
+    return head(pooled_last(backbone, x)).softmax(dim=1).numpy()
 
 
 def fit_head(features: Tensor, y: np.ndarray, n_classes: int, penalty: float = 1.0) -> nn.Linear:
     """Fit a linear head [classes, d_L] by class-weighted logistic regression.
 
-    Features are standardised for the fit and the scaling is folded into the head's weights, so
-    what comes out is one linear layer. `penalty` is scikit-learn's inverse strength C.
+    Features [n, d_L] are standardised for the fit, and the scaling is folded into the head's
+    weights, so that the result is one linear layer. `penalty` is scikit-learn's C.
 
     Raises
     ------
@@ -91,13 +86,12 @@ def fit_head(features: Tensor, y: np.ndarray, n_classes: int, penalty: float = 1
 
 
 def choose_penalty(features: Tensor, y: np.ndarray, subjects: np.ndarray) -> float:
-    """Choose the head's C by log loss on left-out subjects; ties go to the stronger.
+    """Choose the head's C by log loss on left-out subjects; ties go to the stronger penalty.
 
     A few validation subjects are too few to choose by, so every subject of train and val is left
-    out once (in at most eight groups). Of a single subject, fifths of each class are left out. All
-    classes weigh the same. The loss judges probabilities, which distillation and calibration read;
-    accuracy on a handful of subjects changes by whole subjects, and prefers overconfident heads as
-    often as not.
+    out once (in at most eight groups). Of a single subject, fifths of each class are left out.
+    Classes weigh equally. The loss judges probabilities, which distillation and calibration read;
+    accuracy on a handful of subjects changes by whole subjects.
     """
     n_subjects = len(np.unique(subjects))
     folds, groups = StratifiedKFold(5), None
@@ -106,15 +100,11 @@ def choose_penalty(features: Tensor, y: np.ndarray, subjects: np.ndarray) -> flo
     losses, weights = [], compute_sample_weight("balanced", y)
     for penalty in PENALTIES:
         regression = LogisticRegression(C=penalty, class_weight="balanced", max_iter=5000)
-        answers = cross_val_predict(
-            make_pipeline(StandardScaler(), regression),
-            features.numpy(),
-            y,
-            groups=groups,
-            cv=folds,
-            method="predict_proba",
+        model = make_pipeline(StandardScaler(), regression)
+        probabilities = cross_val_predict(
+            model, features.numpy(), y, groups=groups, cv=folds, method="predict_proba"
         )
-        losses.append(log_loss(y, answers, sample_weight=weights))
+        losses.append(log_loss(y, probabilities, sample_weight=weights))
     return PENALTIES[int(np.argmin(losses))]
 
 
@@ -138,17 +128,14 @@ def teach(
     list of float
         Of fine-tuning: balanced accuracy on val before it and after each epoch; else empty.
     """
-    features = [pooled_last(backbone.to(device), part.x) for part in (train, val)]
-    both = torch.cat(features)
-    y, subjects = (
-        np.concatenate([getattr(p, name) for p in (train, val)]) for name in ("y", "subjects")
-    )
-    penalty = choose_penalty(both, y, subjects)
+    parts = [pooled_last(backbone.to(device), data.x) for data in (train, val)]
+    features, y = torch.cat(parts), np.concatenate([train.y, val.y])
+    penalty = choose_penalty(features, y, np.concatenate([train.subjects, val.subjects]))
     if settings.train[backbone.input_spec.modality] == "all":
-        head = fit_head(features[0], train.y, n_classes, penalty)
+        head = fit_head(parts[0], train.y, n_classes, penalty)
         return head, fine_tune(backbone, head, train, val, settings, device)
     backbone.to("cpu")
-    return fit_head(both, y, n_classes, penalty), []
+    return fit_head(features, y, n_classes, penalty), []
 
 
 def fine_tune(
@@ -199,24 +186,22 @@ def fine_tune(
     return [score for score, _ in curve]
 
 
+@torch.no_grad()
 def _score(backbone: Backbone, head: nn.Linear, data: Labelled) -> tuple[float, float]:
     """Balanced accuracy and negative loss: higher is better in both."""
-    with torch.no_grad():
-        logits = head(pooled_last(backbone, data.x).to(head.weight.device)).cpu()
-        loss = F.cross_entropy(logits, torch.from_numpy(data.y)).item()
+    logits = head(pooled_last(backbone, data.x).to(head.weight.device)).cpu()
+    loss = F.cross_entropy(logits, torch.from_numpy(data.y)).item()
     return balanced_accuracy_score(data.y, logits.argmax(1).numpy()), -loss
 
 
-def save_teacher(
-    folder: Path | str, backbone: Backbone | None, head: nn.Linear, scores: dict[str, float]
-) -> None:
-    """Write ``backbone.safetensors`` if it was fine-tuned, ``head.safetensors``, scores last."""
+def save_teacher(folder: Path | str, head: nn.Linear, backbone: Backbone | None = None) -> None:
+    """Write ``head.safetensors`` and, if it was fine-tuned, ``backbone.safetensors``."""
     folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     if backbone is not None:
-        save_weights(backbone, folder / "backbone.safetensors")
-    with written_whole(folder / "head.safetensors") as part:
-        save_file({k: v.detach().contiguous() for k, v in head.state_dict().items()}, part)
-    write_json(folder / "scores.json", scores)
+        save_backbone(backbone, folder / "backbone.safetensors")
+    weights = {name: x.detach().contiguous() for name, x in head.state_dict().items()}
+    save_file(weights, folder / "head.safetensors")
 
 
 def load_head(folder: Path | str) -> nn.Linear:

@@ -1,295 +1,391 @@
-"""Training bridges on cached activations (section 3.2, equation 7, algorithm 1).
+"""Training a bridge on cached activations (section 3.2, equation 7, algorithm 1).
 
-A step is bridge forward, tail forward, tail backward: the new model's layers up to m and the old
-model's own last layer are read from the cache, never computed again. Bridges between the same
-models, of other seeds or sizes, train together (`biox.stacking`); one bridge is a stack of one.
+Both foundation models are frozen. The new model's layers up to m and the old model's own last layer
+are therefore computed once and read from files (`biox.activations`); a step computes the bridge and
+the old model's tail behind layer l.
+
+Nothing here reads a label. Epochs and learning rates are chosen by the agreement with the teacher's
+pseudo-labels on val. The loss alone would not do: where most of the last layer is the same for all
+windows, one output for all of them comes close to every target.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from threading import Lock
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from joblib import Parallel, delayed
+from threadpoolctl import threadpool_limits
+from torch import Tensor
 from tqdm import trange
 
-from biox.activations import Activations
-from biox.backbones.base import Backbone
-from biox.backbones.labram import LaBraM
-from biox.bridge import BridgedModel, PrototypeBridge
-from biox.compute import AS_IT_COMES, Compute
-from biox.config import Bridge
-from biox.losses import EQUATION_7, Objective
-from biox.pairs import Pairs, on_device
-from biox.resume import Resume
-from biox.stacking import StackedTraining
+from biox.bridge import BridgedModel
+from biox.config import PATHS, Settings, device_of
+from biox.metrics import Result
+
+if TYPE_CHECKING:
+    from biox.activations import FrozenDirection
 
 
-@dataclass(frozen=True)
-class Fit:
-    """A finished training.
+class Pairs(NamedTuple):
+    """What a bridge learns from; row i is window i.
 
     Attributes
     ----------
-    train_loss, val_loss : tuple of float
-        By epoch; the first entry is before training. `train_loss` is the mean over an epoch's
-        steps, `val_loss` is measured after the epoch.
-    val_agreement : tuple of float
-        Agreement with the teacher's answers on val after the epoch (`biox.agreement`).
-    best_epoch : int
-        The epoch whose bridge was kept: highest agreement, of equals the lowest loss on val.
+    pooled : Tensor, [n, d_m]
+        Pooled output of the new model's layer m on the new modality.
+    target : Tensor or ndarray, [n, N_L, d_L]
+        Last layer of the old model on the old modality; with ``align="input"`` the input of its
+        layer l, [n, N_l, d_l]. Of a memory-mapped array, only a batch is read at a time.
     """
 
-    train_loss: tuple[float, ...]
-    val_loss: tuple[float, ...]
-    val_agreement: tuple[float, ...]
-    best_epoch: int
+    pooled: Tensor
+    target: Tensor | np.ndarray
+
+    def batch(self, rows: Tensor, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+        """Read some rows as float32."""
+        target = self.target[rows.numpy()]
+        return self.pooled[rows].to(device), torch.as_tensor(target).float().to(device)
 
 
-_DRAWING = Lock()
-"""torch's generator is one for all threads."""
+# --- losses ---------------------------------------------------------------------------------------
 
 
-def initial_bridge(
-    in_features: int,
-    token_shape: tuple[int, int],
-    rank: int,
-    n_prototypes: int,
-    seed: int,
-    tokens: Tensor | None = None,
-    reshaped: bool = False,
-) -> PrototypeBridge:
-    """Make an untrained bridge; its seed alone decides A and the prototypes.
+def cosine_loss(h: Tensor, target: Tensor) -> Tensor:
+    """``1 - cos(h~_L, h_L)`` of flattened representations, mean over the batch (equation 7).
 
-    Parameters
-    ----------
-    in_features : int
-        d_m.
-    token_shape : (int, int)
-        N_l and d_l, from ``old.token_shape(l)``.
-    rank, n_prototypes : int
-    seed : int
-    tokens : Tensor, [any, d_l], optional
-        Tokens of the old model at the input of layer l; prototypes are drawn from them (the
-        paper's text). Absent: standard normal prototypes (the released code).
-    reshaped : bool
-        See `PrototypeBridge`.
+    Like all losses here: two [batch, tokens, features] give a scalar.
     """
-    with _DRAWING, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        n_tokens, out_features = token_shape
-        sizes = (in_features, out_features, n_tokens, rank, n_prototypes)
-        bridge = PrototypeBridge(*sizes, reshaped)
-        if tokens is not None:
-            bridge.set_prototypes(tokens)
-    return bridge
+    h, target = h.flatten(1), target.flatten(1)
+    norms = (torch.linalg.vector_norm(x, dim=1).clamp_min(1e-8) for x in (h, target))
+    return 1 - (torch.linalg.vecdot(h, target) / math.prod(norms)).mean()
 
 
-def fit_bridge(
+def mae_loss(h: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute error, studied in the paper's appendix."""
+    return (h - target).abs().mean()
+
+
+def infonce_loss(h: Tensor, target: Tensor, temperature: float = 0.1) -> Tensor:
+    """Cross-entropy of finding a window's own target among the batch's, by cosine / temperature.
+
+    A released script asks for InfoNCE, but the released code contains no such loss: direction
+    (bridged to target) and temperature are ours.
+    """
+    h, target = (F.normalize(x.flatten(1), dim=1) for x in (h, target))
+    return F.cross_entropy(h @ target.T / temperature, torch.arange(len(h), device=h.device))
+
+
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "cosine": cosine_loss,
+    "mae": mae_loss,
+    "infonce": infonce_loss,
+}
+
+
+def _loss(name: str, temperature: float) -> Callable[[Tensor, Tensor], Tensor]:
+    return partial(infonce_loss, temperature=temperature) if name == "infonce" else LOSSES[name]
+
+
+# --- selection without labels ---------------------------------------------------------------------
+
+
+def agreement(probabilities: Tensor | np.ndarray, pseudo_labels: Tensor | np.ndarray) -> float:
+    """Mean probability of the teacher's pseudo-labels [n], averaged over its classes.
+
+    For hard decisions this is the balanced accuracy with the pseudo-labels as truth. It is at most
+    1 / k if all windows get the same probabilities [n, classes] and the teacher predicts k classes.
+    """
+    probabilities, labels = np.asarray(probabilities), np.asarray(pseudo_labels)
+    given = probabilities[np.arange(len(labels)), labels]
+    return float(np.mean([given[labels == c].mean() for c in np.unique(labels)]))
+
+
+def best_epoch(history: pd.DataFrame) -> int:
+    """Return the epoch of best agreement on val; of equals that of lowest val loss, then the first.
+
+    Epoch 0, before training, does not compete.
+    """
+    trained = history[history["epoch"] > 0]
+    order = np.lexsort([trained["epoch"], trained["val"], -trained["agreement"]])
+    return int(trained["epoch"].iloc[order[0]])
+
+
+# --- training -------------------------------------------------------------------------------------
+
+
+def train_bridge(
     model: BridgedModel,
     pair: Pairs,
     val: Pairs,
+    *,
     lr: float,
     epochs: int,
-    batch: int = 16,
-    seed: int = 0,
-    objective: Objective = EQUATION_7,
-    watch: Callable[[int, BridgedModel], None] | None = None,
-    compute: Compute = AS_IT_COMES,
-    resume: Resume | None = None,
-) -> Fit:
-    """Train ``model.bridge`` in place with Adam; keep the epoch that agrees best with the teacher.
+    batch_size: int,
+    seed: int,
+    loss: str = "cosine",
+    align: str = "last",
+    temperature: float = 0.1,
+) -> pd.DataFrame:
+    """Train ``model.bridge`` in place with Adam; keep the epoch that agrees best on val.
 
-    `fit_bridges` with a single bridge; see there.
-    """
-    told = watch and (lambda epoch, models: watch(epoch, models[0]))
-    rest = (lr, epochs, batch, [seed], objective, told, compute, resume)
-    return fit_bridges([model], pair, val, *rest)[0]
-
-
-def fit_bridges(
-    models: Sequence[BridgedModel],
-    pair: Pairs,
-    val: Pairs,
-    lr: float,
-    epochs: int,
-    batch: int = 16,
-    seeds: Sequence[int] = (0,),
-    objective: Objective = EQUATION_7,
-    watch: Callable[[int, Sequence[BridgedModel]], None] | None = None,
-    compute: Compute = AS_IT_COMES,
-    resume: Resume | None = None,
-) -> list[Fit]:
-    """Train the bridges of several models together, each as it would train alone.
-
-    Parameters
-    ----------
-    models : sequence of BridgedModel
-        Their frozen parts, which they share, give the tail; only their bridges change. Ranks and
-        numbers of prototypes may differ.
-    pair, val : Pairs
-        Cached activations of the paired and of the validation windows.
-    lr : float
-        Learning rate of Adam.
-    epochs, batch : int
-    seeds : sequence of int
-        One a model: decides the order of its windows.
-    objective : Objective
-        By default equation 7.
-    watch : callable, optional
-        Told the epoch and the models after each epoch; decides nothing.
-    compute : Compute
-        Precision, compilation, and how many bridges pass the tail at once.
-    resume : Resume, optional
-        Where training saves its state, to go on from there after it was killed.
+    The seed decides the order of windows. With ``align="input"`` the loss compares at the input of
+    layer l, which the bridge itself writes; the temperature is that of infonce.
 
     Returns
     -------
-    list of Fit
-        One a model.
+    DataFrame
+        ``epoch train val agreement``, one row an epoch; row 0 is before training. ``train`` is the
+        mean loss over an epoch's steps.
 
     Raises
     ------
     FloatingPointError
-        A loss stops being finite; the message names the epoch.
-    ValueError
-        The models differ in more than their bridges, or there are not as many seeds.
+        The loss is not finite; the message names epoch and learning rate.
     """
-    if len(models) != len(seeds) or not models:
-        raise ValueError(
-            f"fit_bridges: expected some models and a seed for each, "
-            f"found {len(models)} models and {len(seeds)} seeds"
-        )
-    bridge = models[0].bridge
-    written = batch * bridge.n_tokens * len(bridge.prototypes)
-    together = compute.together(written, bridge.A.device.type)
-    stacks = []
-    for i in range(0, len(models), together):
-        part = slice(i, i + together)
-        how = (lr, batch, seeds[part], objective, compute)
-        stacks.append(StackedTraining(models[part], pair, val, *how))
-    done = resume.restore(stacks, epochs) if resume is not None else 0
-    title = f"bridge, seed {', '.join(str(seed) for seed in seeds)}"
-    for epoch in trange(done, epochs + 1, desc=title, disable=None):  # 0: before training
-        for stack in stacks:
-            stack.epoch() if epoch > 0 else stack.measure()
-        if resume is not None and epoch > 0:
-            resume.save(stacks)
-        if watch is not None and epoch > 0:
-            for stack in stacks:
-                stack.write()
-            watch(epoch, models)
-    for stack in stacks:
-        stack.restore_best()
-        stack.write()
-    if resume is not None:
-        resume.done()
-    return [Fit(*found) for stack in stacks for found in stack.found()]
+    compare, device, n = _loss(loss, temperature), model.bridge.A.device, len(pair.pooled)
+    optimizer = torch.optim.Adam(model.bridge.parameters(), lr=lr, fused=True)
+    generator = torch.Generator().manual_seed(seed)
+    evaluate = partial(_evaluate, model, compare=compare, align=align)
+    history = [(0, evaluate(pair)[0], *evaluate(val))]
+    for epoch in trange(1, epochs + 1, desc=f"bridge, seed {seed}", disable=None):
+        with _located(f"in epoch {epoch} at learning rate {lr:g}"):
+            total = 0.0
+            for rows in torch.randperm(n, generator=generator).split(batch_size):
+                pooled, target = pair.batch(rows, device)  # Pool(h_m) of new, h_L of old
+                h = model.bridge(pooled)  # h~_l, equation 6
+                if align == "last":
+                    h = model.tail(h)  # h~_L = f_old_{>l}(h~_l)
+                value = compare(h, target)  # equation 7
+                optimizer.zero_grad(set_to_none=True)
+                value.backward()
+                optimizer.step()
+                total += value.item() * len(rows)
+            history.append((epoch, total / n, *evaluate(val)))
+            if not np.isfinite(history[-1]).all():
+                raise FloatingPointError(f"expected a finite loss, found {total / n} on pair")
+        if best_epoch(_table(history)) == epoch:
+            best = copy.deepcopy(model.bridge.state_dict())
+    model.bridge.load_state_dict(best)
+    return _table(history)
 
 
-@dataclass(frozen=True)
-class SeedResult:
-    """One trained bridge and what it says about the test windows.
+def _table(history: Sequence[tuple]) -> pd.DataFrame:
+    return pd.DataFrame(history, columns=["epoch", "train", "val", "agreement"])
 
-    Attributes
-    ----------
-    seed : int
-    model : BridgedModel
-    fit : Fit
-    probabilities : ndarray, [n, classes]
-        From the new modality alone.
-    cosine : float
-        Mean cosine of the bridged to the true last layer on the test windows.
+
+@contextmanager
+def _located(where: str) -> Iterator[None]:
+    """Say where in training a number stopped being finite."""
+    try:
+        yield
+    except FloatingPointError as error:
+        raise FloatingPointError(f"bridge: {error}, {where}") from None
+
+
+@torch.no_grad()
+def _evaluate(
+    model: BridgedModel, pairs: Pairs, compare: Callable[..., Tensor], align: str
+) -> tuple[float, float]:
+    """Mean loss over all pairs, and agreement with the teacher."""
+    total, bridged, pseudo_labels = 0.0, [], []
+    for rows in torch.arange(len(pairs.pooled)).split(64):
+        pooled, target = pairs.batch(rows, model.bridge.A.device)
+        h = model.bridge(pooled)
+        last, true = model.tail(h), target
+        if align == "input":
+            true = model.tail(target)
+        total += compare(last if align == "last" else h, target).item() * len(rows)
+        bridged.append(model.logits(last).softmax(dim=1).cpu())
+        pseudo_labels.append(model.logits(true).argmax(dim=1).cpu())
+    return total / len(pairs.pooled), agreement(torch.cat(bridged), torch.cat(pseudo_labels))
+
+
+def mean_loss(
+    model: BridgedModel, pairs: Pairs, *, loss: str = "cosine", align="last", temperature=0.1
+) -> float:
+    """Mean loss over all pairs, by default that of equation 7."""
+    return _evaluate(model, pairs, _loss(loss, temperature), align)[0]
+
+
+@torch.no_grad()
+def predict(model: BridgedModel, pooled: Tensor, batch_size: int = 64) -> Tensor:
+    """Class probabilities [n, classes] from pooled new-model features [n, d_m] alone."""
+    device = model.bridge.A.device
+    parts = (model.logits(model.last_layer(x.to(device))) for x in pooled.split(batch_size))
+    return torch.cat([logits.softmax(dim=1).cpu() for logits in parts])
+
+
+def share_rows(subjects: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Draw a share of every subject's windows, at least one of each, in their order.
+
+    The smaller of two shares with the same seed is part of the larger one.
     """
+    rng, rows = np.random.default_rng(seed), []
+    for subject in np.unique(subjects):
+        own = rng.permutation(np.flatnonzero(subjects == subject))
+        rows.append(own[: max(1, round(share * len(own)))])
+    return np.sort(np.concatenate(rows))
 
-    seed: int
-    model: BridgedModel
-    fit: Fit
-    probabilities: np.ndarray
-    cosine: float
 
-
-def train_seeds(
-    new: Backbone,
-    old: Backbone,
-    head: nn.Linear,
-    cached: Mapping[str, Activations],
-    m: int,
-    l: int,
-    settings: Bridge,
-    seeds: Sequence[int],
-    device: str = "cpu",
-    targets: Mapping[str, Tensor] | None = None,
-    compute: Compute = AS_IT_COMES,
-    resume: Resume | None = None,
-) -> list[SeedResult]:
-    """Train one bridge a seed, all together, on cached *pair* activations; ask each about *test*.
+def fit(
+    frozen: FrozenDirection, *, seed: int, lr: float, share: float | None = None, **bridge: Any
+) -> tuple[Result, BridgedModel]:
+    """Train one bridge of a direction and predict the test windows.
 
     Parameters
     ----------
-    cached : mapping
-        Activations of ``pair``, ``val`` and ``test``. Labels are not read.
-    settings : Bridge
-        With a learning rate; `biox.search.train_searched` finds one where there is none.
-    m, l : int
-        Positions.
-    targets : mapping, optional
-        Needed with ``align: input``: input of old layer l [n, N_l, d_l] on ``pair`` and ``val``
-        (`biox.activations.layer_input`).
-    compute, resume : optional
-        As in `fit_bridges`; the file of `resume` is told by learning rate and seeds.
+    frozen : FrozenDirection
+        With activations of pair, val and test.
+    seed : int
+        Decides the bridge's start, the order of windows and which of them `share` keeps.
+    lr : float
+    share : float, optional
+        Train on this share of the paired windows (figure 4c). Prototypes still start from tokens of
+        all of them: the old modality is not what is scarce.
+    **bridge
+        Put over the section `bridge` of the settings.
 
     Raises
     ------
-    ValueError
-        The settings say ``align: input`` and there are no targets.
+    FloatingPointError
+        As in `train_bridge`.
     """
-    objective = Objective.of(settings)
-    targets = (targets or {}) if objective.align == "input" else {}
-    if objective.align == "input" and not {"pair", "val"} <= set(targets):
-        raise ValueError(
-            f"train_seeds: expected targets of pair and val for align: input, "
-            f"found {sorted(targets)}"
+    settings = frozen.settings.override("bridge", bridge | {"lr": lr}).bridge
+    model = frozen.bridge(seed, **bridge).to(device_of(frozen.settings))
+    pair, val = (frozen.pairs(split, settings.align) for split in ("pair", "val"))
+    if share is not None:
+        rows = share_rows(frozen.activations["pair"].subjects, share, seed)
+        pair = Pairs(pair.pooled[rows], pair.target[rows])
+    names = ("lr", "epochs", "loss", "align", "temperature")
+    options = {name: getattr(settings, name) for name in names}
+    history = train_bridge(model, pair, val, batch_size=settings.batch, seed=seed, **options)
+    probabilities = predict(model, frozen.pairs("test").pooled).numpy()
+    n_parameters = model.bridge.n_parameters
+    best = best_epoch(history)
+    return Result("BioX-Bridge", seed, probabilities, n_parameters, lr, history, best), model.cpu()
+
+
+# --- seeds and learning rates ---------------------------------------------------------------------
+
+
+def parallel(
+    tasks: Sequence[Callable[[], Any]], backend: str = "threading", n_jobs: int = -1
+) -> list:
+    """Run tasks side by side on the cores, each on one thread, so that no number depends on them.
+
+    Backend threading shares memory. Processes (loky) also share the work of Python itself, but take
+    seconds to start. `n_jobs` -1 is one a core; pass 1 for work on a GPU.
+    """
+    before = torch.get_num_threads()
+    try:
+        with threadpool_limits(1):
+            return Parallel(n_jobs, backend=backend)(delayed(_on_one_thread)(t) for t in tasks)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _on_one_thread(task: Callable[[], Any]) -> Any:
+    threadpool_limits(1)
+    torch.set_num_threads(1)
+    return task()
+
+
+def run_seeds(
+    methods: Mapping[str, Callable[[int, float], Result]],
+    lrs: Sequence[float],
+    seeds: Sequence[int],
+    *,
+    shape: tuple[int, int],
+    backend: str = "threading",
+    n_jobs: int = -1,
+) -> tuple[list[Result], pd.DataFrame]:
+    """Train every method with every seed; find the learning rate with the first one.
+
+    Each learning rate is tried with the first seed. The one that agrees best with the teacher on
+    val wins (of equals the lower loss): its run is that seed's result, and the other seeds use it.
+    The search is the same for all methods and reads no label.
+
+    Parameters
+    ----------
+    methods : mapping
+        Name -> ``run(seed, lr)``. A run that raises FloatingPointError has failed.
+    lrs, seeds : sequence
+    shape : (int, int)
+        Test windows and classes, for the NaN probabilities of failed runs.
+    backend, n_jobs
+        See `parallel`.
+
+    Returns
+    -------
+    list of Result
+        By method, then seed. Of a method for which every learning rate failed, all seeds get the
+        first of them.
+    search : DataFrame
+        ``method lr agreement loss failed chosen`` of the first seed's runs; NaN where one failed.
+    """
+
+    def attempt(name: str, seed: int, lr: float) -> Result:
+        try:
+            return methods[name](seed, lr)
+        except FloatingPointError as error:
+            nothing = np.full(shape, np.nan)
+            return Result(name, seed, nothing, math.nan, lr, failed=str(error))
+
+    done: dict[tuple, Result] = {}
+
+    def run(jobs: list[tuple[str, int, float]]) -> None:
+        jobs = [job for job in jobs if job not in done]
+        tasks = [partial(attempt, *job) for job in jobs]
+        done.update(zip(jobs, parallel(tasks, backend, n_jobs), strict=True))
+
+    first = seeds if len(lrs) == 1 else seeds[:1]
+    run([(name, seed, lr) for name in methods for seed in first for lr in lrs])
+    search = pd.DataFrame([_reached(done[name, seeds[0], lr]) for name in methods for lr in lrs])
+    ranked = search.sort_values(["agreement", "loss"], ascending=[False, True], kind="stable")
+    winners = ranked.drop_duplicates("method")
+    search["chosen"] = search.index.isin(winners.index)
+    lr_of = dict(zip(winners["method"], winners["lr"], strict=True))
+    jobs = [(name, seed, lr_of[name]) for name in methods for seed in seeds]
+    run(jobs)
+    return [done[job] for job in jobs], search
+
+
+def _reached(result: Result) -> dict[str, Any]:
+    """Agreement and loss on val of the epoch that a run kept; NaN if it failed."""
+    kept = {"agreement": math.nan, "val": math.nan}
+    if not result.failed:
+        kept = result.history.set_index("epoch").loc[result.best_epoch]
+    return {
+        "method": result.method,
+        "lr": result.lr,
+        "agreement": kept["agreement"],
+        "loss": kept["val"],
+        "failed": result.failed,
+    }
+
+
+def chosen_lr(settings: Settings, direction: str) -> float:
+    """Learning rate of a direction's bridges: that of the settings, or what notebook 06 found.
+
+    Raises
+    ------
+    FileNotFoundError
+        The settings name none and no bridge has been trained yet.
+    """
+    if settings.bridge.lr is not None:
+        return settings.bridge.lr
+    path = PATHS.results("bridges", direction) / "runs.csv"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: expected trained bridges, found none; run bridge@{direction}"
         )
-    pairs = {s: Pairs(a.new[m], targets.get(s, a.last)).to(device) for s, a in cached.items()}
-    reshaped = settings.layout == "released" and isinstance(old, LaBraM)
-    sizes = (settings.rank, settings.n_prototypes)
-    tokens = cached["pair"].tokens[l] if settings.prototypes == "tokens" else None
-    shapes = (cached["pair"].new[m].shape[1], old.token_shape(l))
-    bridges = [initial_bridge(*shapes, *sizes, seed, tokens, reshaped) for seed in seeds]
-    models = [BridgedModel(new, old, bridge, head, m, l).to(device) for bridge in bridges]
-    how = (settings.lr, settings.epochs, settings.batch, seeds, objective)
-    if resume is not None:
-        resume = resume.told_by(f"lr{settings.lr:g}", *seeds)
-    results = []
-    with compute.cpu_threads():
-        fits = fit_bridges(
-            models, pairs["pair"], pairs["val"], *how, compute=compute, resume=resume
-        )
-        for seed, model, fit in zip(seeds, models, fits, strict=True):
-            probabilities = predict(model, pairs["test"].pooled).cpu().numpy()
-            cosine = 1 - mean_loss(model, pairs["test"])
-            results.append(SeedResult(seed, model, fit, probabilities, cosine))
-    for model in models:
-        model.cpu()
-    return results
-
-
-@torch.no_grad()
-def mean_loss(
-    model: BridgedModel, pairs: Pairs, objective: Objective = EQUATION_7, batch: int = 64
-) -> float:
-    """Mean loss over all pairs, by default of equation 7."""
-    device = model.bridge.A.device
-    losses = [
-        objective(model, x, on_device(y, device)).item() * len(x)
-        for x, y in zip(pairs.pooled.split(batch), pairs.target.split(batch), strict=True)
-    ]
-    return sum(losses) / len(pairs.pooled)
-
-
-@torch.no_grad()
-def predict(model: BridgedModel, pooled: Tensor, batch: int = 64) -> Tensor:
-    """Class probabilities [n, classes] from pooled new-model features [n, d_m] alone."""
-    return torch.cat([model.classify(x).softmax(dim=1) for x in pooled.split(batch)])
+    return float(pd.read_csv(path)["lr"].iloc[0])

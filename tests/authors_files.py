@@ -81,7 +81,27 @@ def normwear(model):
     return {"model": {**model, **decoder, "norm.bias": torch.zeros(2)}}
 
 
-AUTHORS = {f.__name__: f for f in (labram, hubert_ecg, papagei, normwear)}
+def ecg_fm(model, norm_first=True):
+    """ECG-FM, fairseq's trainer: a configuration, and what masking and contrast need."""
+    heads = {"mask_emb": torch.zeros(2), "quantizer.vars": torch.zeros(1, 2, 2)}
+    heads |= {"project_q.weight": torch.zeros(2, 2), "final_proj.bias": torch.zeros(2)}
+    after = {} if not norm_first else {"encoder.layer_norm.weight": torch.zeros(2)}
+    return {
+        "args": None,
+        "cfg": {"_name": None, "model": {"_name": "wav2vec2_cmsc", "layer_norm_first": norm_first}},
+        "model": OrderedDict({**model, **heads, **after}),
+        "optimizer_history": [{"criterion_name": "Criterion", "num_updates": 9}],
+        "extra_state": {"train_iterator": {"epoch": 3}, "val_loss": 1.5},
+    }
+
+
+def cbramod(model):
+    """CBraMod: the keys bare, with the mask token and the reconstruction head."""
+    heads = {"patch_embedding.mask_encoding": torch.zeros(2), "proj_out.0.bias": torch.zeros(2)}
+    return OrderedDict({**model, **heads})
+
+
+AUTHORS = {f.__name__: f for f in (labram, hubert_ecg, papagei, normwear, ecg_fm, cbramod)}
 
 
 def authors_file(name, path="weights.pth", change=None, **options):

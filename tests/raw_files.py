@@ -1,6 +1,5 @@
 """Tiny raw files in the published layouts, and the synthetic signals behind the golden numbers."""
 
-import gzip
 import pickle
 from pathlib import Path
 
@@ -9,8 +8,6 @@ import numpy as np
 from scipy.io import savemat
 
 from biox.backbones.base import InputSpec
-from biox.data.dreamer import EEG_CHANNELS as DREAMER_EEG
-from biox.data.raw_formats import dreamer_mat
 from biox.data.windows import Recording, Signal
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -21,8 +18,11 @@ EEG = InputSpec("eeg", 6, 200.0, 3.0, "uV", "eeg_labram")
 EMG = InputSpec("emg", 3, 130.0, 3.0, "z-score", "emg_normwear")
 
 
+# The golden files' signals
+
+
 def noise(tag, shape, scale=1.0):
-    """The golden files' synthetic noise: normal numbers seeded by the tag."""
+    """Normal numbers seeded by the tag."""
     return fill.windows(tag, shape, scale).numpy().astype(float)
 
 
@@ -34,6 +34,25 @@ def samples(x):
 def golden(name):
     with np.load(GOLDEN / f"preprocess_{name}.npz") as file:
         return dict(file)
+
+
+def wesad_signals():
+    t1, t2 = np.arange(480 * 700) / 700, np.arange(480 * 64) / 64
+    ecg = np.sin(2 * np.pi * 1.2 * t1) + 0.5 * np.sin(2 * np.pi * 7 * t1)
+    ecg += 0.3 * np.sin(2 * np.pi * 0.02 * t1) + 0.2 * noise("raw:WESAD:ecg", t1.shape) + 0.7
+    bvp = 30 * np.sin(2 * np.pi * 1.2 * t2) + 10 * np.sin(2 * np.pi * 2.4 * t2)
+    return ecg, bvp + 5 * noise("raw:WESAD:bvp", t2.shape)
+
+
+def isruc_ecg():
+    t = np.arange(6000) / 200
+    x = np.sin(2 * np.pi * 1.1 * t) + 0.4 * np.sin(2 * np.pi * 9 * t)
+    x = x * np.linspace(0.5, 2, 12)[:, None] + 0.2 * noise("raw:ISRUC:X2", (12, 6000))
+    x[5] = 0.25
+    return x
+
+
+# Raw files
 
 
 def heart(seconds, rate, beats=70.0, seed=0):
@@ -96,7 +115,6 @@ def dreamer_person(seed=0, n_clips=3, seconds=20, **changed):
     scores = np.resize([[2.0], [4.0], [3.0], [5.0]], (n_clips, 1))
     person = {
         "Age": "22",
-        "Gender": "male",
         "EEG": {"baseline": [x[: 128 * 5] for x in eeg], "stimuli": eeg},
         "ECG": {"baseline": [x[: 256 * 5] for x in ecg], "stimuli": ecg},
         "ScoreValence": scores,
@@ -106,30 +124,28 @@ def dreamer_person(seed=0, n_clips=3, seconds=20, **changed):
     return {k: v for k, v in (person | changed).items() if v is not None}
 
 
-def write_dreamer(folder, people=None, eeg_rate=128, ecg_rate=256):
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "DREAMER.mat"
-    people = [dreamer_person()] if people is None else people
-    path.write_bytes(dreamer_mat(people, DREAMER_EEG, eeg_rate, ecg_rate))
-    return path
+def _cell(items, row=False):
+    """A MATLAB cell array."""
+    cell = np.empty(len(items), dtype=object)
+    cell[:] = items
+    return cell[None] if row else cell[:, None]
 
 
-def write_bidmc(folder, record="bidmc_01", patient="s00001", seconds=120, rates=None, pack=False):
+def write_dreamer(folder, people=None):
+    """``DREAMER.mat`` as its authors nest it."""
     folder.mkdir(parents=True, exist_ok=True)
-    n = seconds * 125 + 1
-    t = np.arange(n) / 125
-    ecg, ppg = heart(seconds + 1, 125)[:n], 0.5 + 0.3 * np.sin(2 * np.pi * 1.2 * t)
-    lines = ["Time [s], PLETH, RESP, II"]
-    lines += [f"{a:.5g},{b:.5f},0,{c:.5f}" for a, b, c in zip(t, ppg, ecg, strict=True)]
-    content = ("\n".join(lines) + "\n").encode()
-    signals = folder / f"{record}_Signals.csv{'.gz' if pack else ''}"
-    signals.write_bytes(gzip.compress(content) if pack else content)
-    rates = np.full(seconds + 1, 72) if rates is None else rates
-    numerics = [f"{i},{rate},70,16,99" for i, rate in enumerate(rates)]
-    head = "Time [s], HR, PULSE, RESP, SpO2"
-    (folder / f"{record}_Numerics.csv").write_text("\n".join([head, *numerics]) + "\n")
-    (folder / f"{record}_Fix.txt").write_text(f"{record}\nMIMIC II matched wdb ID: {patient}\n")
-    return signals
+    nested = [
+        {
+            key: {part: _cell(clips) for part, clips in value.items()}
+            if isinstance(value, dict)
+            else value
+            for key, value in person.items()
+        }
+        for person in people or [dreamer_person()]
+    ]
+    rates = {"EEG_SamplingRate": 128, "ECG_SamplingRate": 256}
+    savemat(folder / "DREAMER.mat", {"DREAMER": {"Data": _cell(nested, row=True), **rates}})
+    return folder / "DREAMER.mat"
 
 
 def write_edf(path, channels, rate=500):
@@ -137,7 +153,7 @@ def write_edf(path, channels, rate=500):
     n = len(channels)
     limits = {name: max(1.0, float(np.abs(x).max()) * 1.01) for name, (_, x) in channels.items()}
     fields = [
-        ([name for name in channels], 16),
+        (list(channels), 16),
         ([""] * n, 80),
         ([unit for unit, _ in channels.values()], 8),
         ([f"{-limits[name]:.6g}"[:8] for name in channels], 8),
@@ -161,15 +177,6 @@ def write_edf(path, channels, rate=500):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(header.encode("latin1") + np.concatenate(rows, axis=1).tobytes())
     return path
-
-
-def write_eegmat(folder, subject="Subject01", seconds=20, extra=True):
-    rng = np.random.default_rng(0)
-    names = "Fp1 Fp2 F3 F4 F7 F8 T3 T4 C3 C4 P3 P4 O1 O2 A2-A1".split()
-    for part in (1, 2):
-        channels = {f"EEG {k}": ("uV", 10 * rng.normal(size=500 * seconds)) for k in names}
-        channels["ECG ECG"] = ("mV", heart(seconds, 500, 60 + 20 * part))
-        write_edf(folder / f"{subject}_{part}.edf", channels)
 
 
 def recording(seconds=200.0, label=None, subject="a", name="a1", **changed):

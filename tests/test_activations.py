@@ -1,29 +1,31 @@
-"""One pass: equal to the models, resumable after any kill, never reused for something else."""
+"""The one pass: equal to the models, its files, and what a direction is made from."""
 
-import io
-import os
-from collections import namedtuple
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
-from test_training import toy_windows
-from torch import nn
-from toy_cache import BATCH5, ROOT, bytes_in, same, silent, store, toy_models
+from safetensors.torch import save_file
+from toy import SETTINGS, SMALL, toy_models, toy_pass, toy_root, toy_windows
 
-from biox import backbones, one_pass
-from biox.activations import Activations, compute_activations, last_path
+from biox.activations import (
+    Activations,
+    describe,
+    flattened_states,
+    frozen_backbone,
+    last_path,
+    layer_input,
+    load_direction,
+    load_windows,
+    window_key,
+    window_specs,
+)
 from biox.backbones import build
-from biox.bridge import BridgedModel
-from biox.config import Storage, load_settings
-from biox.identity import made_of, model_digest, signal_digest
-from biox.one_pass import cache_activations
-from biox.rows import DTYPES, AbsentRows, RecomputedRows, SignalRows, StoredRows, array_header
-from biox.sizes import disk_estimate, rounding_errors
-from biox.training import Pairs, fit_bridge, initial_bridge, mean_loss
+from biox.cka import linear_cka
+from biox.config import PATHS
+from biox.teacher import save_teacher
+
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 
 @pytest.fixture(scope="module")
@@ -32,310 +34,242 @@ def models():
 
 
 @pytest.fixture(scope="module")
-def direct(models):
-    return compute_activations(toy_windows(), *models, batch=5)
+def cached(models):
+    return toy_pass(models)
 
 
-def test_files_hold_what_the_models_compute(models, direct, tmp_path):
-    found = store(tmp_path / "pair.safetensors", models)
-    same(found, direct)
-    assert sorted(bytes_in(tmp_path)) == ["pair.last.npy", "pair.safetensors"]
-    mapped = np.load(tmp_path / "pair.last.npy", mmap_mode="r")  # anybody can open it
-    np.testing.assert_array_equal(mapped, direct.last.numpy())
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return toy_root()
+
+
+def same(a, b):
+    for name in ("new", "old", "tokens"):
+        for x, y in zip(getattr(a, name), getattr(b, name), strict=True):
+            assert torch.equal(x, y), name
+    assert torch.equal(a.logits, b.logits)
+    for name in ("last", "labels", "subjects", "recordings", "starts"):
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+    assert (a.classes, a.source, len(a)) == (b.classes, b.source, len(b))
+
+
+# --- the pass
+
+
+def test_it_keeps_what_the_models_compute(models, cached):
+    new, old, head = models
+    ppg, ecg = (torch.from_numpy(toy_windows().signals[name]) for name in ("ppg", "ecg"))
     with torch.no_grad():
-        exact = models[1](torch.from_numpy(toy_windows().signals["ecg"][5:10]))
-    torch.testing.assert_close(found.last[5:10], exact, rtol=1e-4, atol=1e-5)
+        states = old.hidden_states(ecg)
+        for found, h in zip(cached.new, new.hidden_states(ppg)[1:], strict=True):
+            torch.testing.assert_close(found, h.mean(1), **CLOSE)
+        for found, h in zip((*cached.old, cached.pooled_last), states, strict=True):
+            torch.testing.assert_close(found, h.mean(1), **CLOSE)
+        logits = head(states[-1].mean(1))
+    np.testing.assert_allclose(cached.last, states[-1], **CLOSE)
+    torch.testing.assert_close(cached.logits, logits, **CLOSE)
+    assert cached.pseudo_labels.tolist() == logits.argmax(1).tolist()
+    assert cached.subjects.tolist() == toy_windows().subjects.tolist() and len(cached) == 24
 
 
-def test_neither_batch_nor_number_of_blocks_changes_the_sample_of_tokens(models, direct):
-    other = compute_activations(toy_windows(), *models, batch=24)
-    for x, y in zip(direct.tokens, other.tokens, strict=True):
-        assert len(x) == 1024
-        torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5)
-
-
-def test_rows_are_indexed_like_a_tensor(models, direct, tmp_path):
-    last = store(tmp_path / "pair.safetensors", models).last
-    assert len(last) == 24 and last.shape == tuple(direct.last.shape)
-    shuffled = torch.randperm(24, generator=torch.Generator().manual_seed(0))
-    mask = np.arange(24) % 3 == 0
-    for index in (shuffled, shuffled[:4].tolist(), [3, 3, 1], slice(20, 99), slice(0, 0), mask, -1):
-        assert torch.equal(last[index], direct.last[index])
-    assert last[2].dtype == torch.float32
-    for found, expected in zip(last.split(7), direct.last.split(7), strict=True):
-        assert torch.equal(found, expected)
-    assert isinstance(last.to("cpu"), StoredRows)
-    with pytest.raises(IndexError):
-        last[[24]]
-
-
-def test_training_from_the_disk_is_training_from_memory(models, direct, tmp_path):
-    stored = store(tmp_path / "pair.safetensors", models)
-    fits = []
-    for cached in (direct, stored):
-        bridge = initial_bridge(
-            cached.new[5].shape[1], models[1].token_shape(2), 4, 6, 0, cached.tokens[2]
-        )
-        model = BridgedModel(*models[:2], bridge, models[2], 5, 2)
-        pairs = Pairs(cached.new[5], cached.last).to("cpu")
-        fits.append(fit_bridge(model, pairs, pairs, 1e-2, epochs=2, batch=7))
-    assert fits[0] == fits[1]
-
-
-def test_the_same_is_reused_and_anything_else_is_made_anew(models, tmp_path, monkeypatch):
-    path, said = tmp_path / "pair.safetensors", []
-    first = store(path, models)
-    before = path.stat().st_mtime_ns
-    store(path, models, settings=replace(BATCH5, batch=8), say=said.append)
-    assert "kept" in said[0] and path.stat().st_mtime_ns == before
-    windows, (new, old, head) = toy_windows(), models
-    shifted = replace(windows, signals=windows.signals | {"ppg": windows.signals["ppg"] + 1e-6})
-    renamed = replace(windows, subjects=windows.subjects[::-1])
-    changed = {
-        "new model": (toy_models(1)[0], old, head, windows, BATCH5),
-        "old model": (new, toy_models(1)[1], head, windows, BATCH5),
-        "head": (new, old, toy_models(1)[2], windows, BATCH5),
-        "new windows": (new, old, head, shifted, BATCH5),
-        "labels and names": (new, old, head, renamed, BATCH5),
-        "last layer": (new, old, head, windows, replace(BATCH5, dtype="float16")),
-    }
-    for what, (*others, data, settings) in changed.items():
-        made = made_of(data, *others, settings)
-        with pytest.raises(ValueError, match=f"found other ones of: {what}$"):
-            Activations.load(path, made)
-        fresh = cache_activations(tmp_path / "b.safetensors", data, *others, settings, say=silent)
-        assert fresh.made_of == made != first.made_of
-    monkeypatch.setattr("biox.identity.FORMAT", "0")
-    with pytest.raises(ValueError, match="other ones of: format"):
-        Activations.load(path, made_of(windows, *models, BATCH5))
-
-
-def test_last_layers_of_another_pass_are_refused(models, tmp_path):
-    for name, seed in (("a", 0), ("b", 1)):
-        store(tmp_path / f"{name}.safetensors", toy_models(seed))
-    (tmp_path / "b.last.npy").replace(tmp_path / "a.last.npy")
-    with pytest.raises(ValueError, match=r"a.last.npy: expected .* same pass .* another pass's"):
-        Activations.load(tmp_path / "a.safetensors")
-
-
-@pytest.mark.parametrize("name", ["pair.safetensors", "pair.last.npy"])
-@pytest.mark.parametrize("size", [0, 5000, -1])
-def test_cut_files_are_refused_and_made_again(models, direct, tmp_path, name, size):
-    store(tmp_path / "pair.safetensors", models)
-    file = tmp_path / name
-    file.write_bytes(file.read_bytes()[:size])
-    with pytest.raises(ValueError, match=f"{name}: expected .* truncated"):
-        Activations.load(tmp_path / "pair.safetensors")
-    same(store(tmp_path / "pair.safetensors", models), direct)
-
-
-def test_a_missing_last_layer_is_named(models, tmp_path):
-    store(tmp_path / "pair.safetensors", models)
-    last_path(tmp_path / "pair.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match="pair.last.npy: expected the old model's last"):
-        Activations.load(tmp_path / "pair.safetensors")
-
-
-def test_models_are_told_apart_by_more_than_weights():
-    sizes = build("ecg_fm", "tiny", seconds=5)
-    before = model_digest(sizes)
-    for module in sizes.modules():
-        if hasattr(module, "norm_first"):
-            module.norm_first = not module.norm_first
-            assert model_digest(sizes) != before
-            module.norm_first = not module.norm_first
-    sizes.hidden_states(torch.zeros(1, sizes.input_spec.channels, sizes.input_spec.samples))
-    assert model_digest(sizes.train()) == before  # neither running nor a mode is a change
-    assert model_digest(sizes.double()) != before
-
-
-@pytest.mark.parametrize("name", sorted(backbones.BACKBONES))
-def test_running_a_model_does_not_change_its_digest(name):
-    model = build(name, "tiny", seconds=3)
-    before = model_digest(model)
-    spec = model.input_spec
+def test_kept_tokens_are_those_of_the_windows_whatever_the_batch(models, cached):
+    other = toy_pass(models, batch_size=24)
     with torch.no_grad():
-        model.eval()(torch.zeros(2, spec.channels, spec.samples))
-    assert model_digest(model) == before
-    assert model_digest(build(name, "tiny", seconds=3)) != before  # other random weights
+        states = models[1].hidden_states(torch.from_numpy(toy_windows().signals["ecg"]))
+    for found, again, h in zip(cached.tokens, other.tokens, states[:-1], strict=True):
+        assert found.shape == (1024, h.shape[2])
+        torch.testing.assert_close(found, again, **CLOSE)
+        assert torch.cdist(found, h.flatten(0, 1)).min(1).values.max() < 0.01
 
 
-Disk = namedtuple("Disk", "total used free")
+def test_layer_inputs_and_flattened_states_are_those_of_the_models(models):
+    old, x = models[1], torch.from_numpy(toy_windows().signals["ecg"])
+    with torch.no_grad():
+        states = old.hidden_states(x)
+    for l in (0, 2):
+        torch.testing.assert_close(layer_input(old, x, l, batch_size=7), states[l], **CLOSE)
+    flat = flattened_states(old, x, batch_size=7)
+    assert [h.shape for h in flat] == [(24, 24)] * len(states)  # far fewer than tokens x features
+    for debiased in (False, True):
+        whole = [h.flatten(1).double().numpy() for h in (states[1], states[4])]
+        expected = linear_cka(*whole, debiased)
+        assert linear_cka(flat[1], flat[4], debiased) == pytest.approx(expected, abs=1e-4)
+
+
+def test_values_that_are_not_finite_name_the_layer(models):
+    broken = build("papagei", "tiny", seconds=10)
+    with torch.no_grad():
+        broken.basicblock_list[3].conv2.conv.bias.fill_(float("inf"))
+    with pytest.raises(FloatingPointError, match="PaPaGei.*output of layer 3"):
+        toy_pass((broken, *models[1:]), toy_windows(4))
+
+
+def test_float16_rounds_the_last_layer_alone(models, cached, tmp_path):
+    half = toy_pass(models, path=tmp_path / "pair.safetensors", dtype="float16")
+    assert half.last.dtype == np.float16
+    np.testing.assert_allclose(half.last, cached.last, rtol=2**-10, atol=1e-5)
+    same(replace(half, last=cached.last), cached)
+
+
+def test_what_float16_cannot_hold_is_refused(tmp_path):
+    new, old, head = toy_models()
+    layer = old.layer
+    old.layer = lambda i, h: 1e6 * layer(i, h) if i == old.n_layers - 1 else layer(i, h)
+    with pytest.raises(ValueError, match="dtype: expected values that float16 can hold, found .*e"):
+        toy_pass((new, old, head), path=tmp_path / "pair.safetensors", dtype="float16")
+    assert not (tmp_path / "pair.safetensors").exists()
+    assert np.abs(toy_pass((new, old, head)).last).max() > np.finfo(np.float16).max
+
+
+# --- files
+
+
+def test_files_hold_the_pass_and_the_last_layer_is_mapped(models, cached, tmp_path):
+    path = tmp_path / "a" / "pair.safetensors"
+    found = toy_pass(models, path=path)
+    same(found, cached)
+    assert isinstance(found.last, np.memmap) and not found.last.flags.writeable
+    assert sorted(p.name for p in path.parent.iterdir()) == ["pair.last.npy", "pair.safetensors"]
+    before = {p: p.read_bytes() for p in path.parent.iterdir()}
+    same(toy_pass(models, path=path), Activations.load(path))
+    assert {p: p.read_bytes() for p in path.parent.iterdir()} == before
+
+
+def test_an_interrupted_pass_leaves_the_files_of_the_one_before(models, cached, tmp_path):
+    path = tmp_path / "pair.safetensors"
+    toy_pass(models, path=path)
+    new, old, _ = models
+    calls = []
+
+    def head(h):
+        calls.append(len(h))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return models[2](h)
+
+    module = torch.nn.Module()
+    module.forward = head
+    with pytest.raises(KeyboardInterrupt):
+        toy_pass((new, old, module), toy_windows(seed=1), path=path)
+    same(Activations.load(path), cached)
 
 
 @pytest.mark.parametrize(
-    ("share", "advice"),
+    ("name", "size"),
     [
-        (0.9, "activations.dtype: float16 or bfloat16 or activations.last: recomputed"),
-        (0.4, "activations.last: recomputed"),
-        (0.0, None),
+        *[("pair.safetensors", size) for size in (0, 5, 5000, -1)],
+        *[("pair.last.npy", size) for size in (0, 5, 5000, -1)],
     ],
 )
-def test_a_full_disk_is_refused_beforehand(models, tmp_path, monkeypatch, share, advice):
-    e = disk_estimate(*models[:2], 24)
-    small = 2 * (e.pooled + e.tokens)
-    free = int(share * e.last) + (small if advice else 0)
-    monkeypatch.setattr(one_pass.shutil, "disk_usage", lambda _: Disk(0, 0, free))
-    with pytest.raises(OSError, match=f"expected {e.last + small:,} free bytes .*{free:,}") as said:
-        store(tmp_path / "pair.safetensors", models)
-    assert ("pair.safetensors" in str(said.value)) and "\n" not in str(said.value)
-    assert (f"; {advice} in params.yaml would fit" in str(said.value)) == (advice is not None)
-    assert list(tmp_path.iterdir()) == []
-    if advice:  # and it would
-        last = {"last": "recomputed"} if share < 0.5 else {"dtype": "float16"}
-        store(tmp_path / "pair.safetensors", models, settings=replace(BATCH5, **last))
+def test_cut_files_are_refused(cached, tmp_path, name, size):
+    cached.save(tmp_path / "pair.safetensors")
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[:size])
+    with pytest.raises(ValueError, match=r"pair.safetensors: expected whole files of activations"):
+        Activations.load(tmp_path / "pair.safetensors")
 
 
-def test_the_estimate_is_what_lies_there(models, tmp_path):
-    said = []
-    store(tmp_path / "pair.safetensors", models, say=said.append)
-    e = disk_estimate(*models[:2], 24)
-    written = sum(len(content) for content in bytes_in(tmp_path).values())
-    assert e.total < written < 1.02 * e.total  # headers, labels and names
-    assert f"{e.total / 1e6:,.1f} MB on the disk" in said[0]
-    assert "about" in said[1] and "s more" in said[1]
-    half, none = (
-        disk_estimate(*models[:2], 24, "float16"),
-        disk_estimate(*models[:2], 24, last="no"),
-    )
-    assert 2 * half.last == e.last and none.last == 0 and half.pooled == e.pooled
+def test_a_whole_file_is_read_and_foreign_and_absent_ones_are_refused(cached, tmp_path):
+    path = tmp_path / "pair.safetensors"
+    with pytest.raises(FileNotFoundError, match="pair.safetensors: expected activations"):
+        Activations.load(path)
+    cached.save(path)
+    same(Activations.load(path), cached)
+    save_file({"x": torch.zeros(3)}, path)
+    with pytest.raises(ValueError, match="foreign or truncated"):
+        Activations.load(path)
+    cached.save(path)
+    last_path(path).unlink()
+    with pytest.raises(FileNotFoundError, match="expected activations, found none"):
+        Activations.load(path)
 
 
-def test_pooled_features_at_published_sizes_take_a_hundredth():
-    """Of the six released bridges; closed form: sum of features / sum of tokens x features."""
-    text = (ROOT / "biox" / "report" / "deviations.yaml").read_text(encoding="utf-8")
-    shares = {}
-    with torch.device("meta"):
-        for name, s in yaml.safe_load(text)["released_bridges"].items():
-            new, old = (build(*s[side], seconds=s["seconds"]) for side in ("new", "old"))
-            e = disk_estimate(new, old, 1000)
-            x = [torch.zeros(1, m.input_spec.channels, m.input_spec.samples) for m in (new, old)]
-            after, before = ([h.shape[1:] for h in m.hidden_states(y)]
-                             for m, y in zip((new, old), x, strict=True))  # fmt: skip
-            assert e.pooled == 4000 * sum(d for _, d in after[1:] + before[:-1])
-            assert e.full == 4000 * sum(n * d for n, d in after + before)
-            assert e.last == 4000 * np.prod(old.token_shape(old.n_layers))
-            shares[name] = e.pooled / e.full
-    assert max(shares.values()) <= 0.01
+# --- windows and models of the settings
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [("float16", 2**-11), ("bfloat16", 2**-8)])
-def test_two_bytes_err_as_much_as_rounding_may(models, direct, tmp_path, dtype, bound):
-    settings = replace(BATCH5, dtype=dtype)
-    found = store(tmp_path / "pair.safetensors", models, settings=settings)
-    exact, rounded = direct.last, found.last[:]
-    assert torch.equal(rounded, exact.to(DTYPES[dtype][0]).float())
-    error = (rounded - exact).abs() / exact.abs().clamp_min(2**-14)  # float16's normal numbers
-    assert bound / 4 < error.max() <= bound
-    table = rounding_errors(direct.last, batch=7)
-    assert table.loc["float32"].tolist()[1:] == pytest.approx([0, 0], abs=1e-12)
-    row = table.loc[dtype]
-    norm = (rounded - exact).flatten(1).norm(dim=1) / exact.flatten(1).norm(dim=1)
-    assert row["largest relative error"] == pytest.approx(norm.max().item(), rel=1e-3)
-    assert 0 < row["1 - smallest cosine"] <= bound**2 / 2
-    assert row["MB"] == table.loc["float32", "MB"] / 2
-    for x, y in zip(found.new + found.old, direct.new + direct.old, strict=True):
-        assert torch.equal(x, y)  # all else stays as it is
+def test_models_that_expect_the_same_windows_share_them():
+    specs = window_specs(SETTINGS, "wesad")
+    assert len(set(specs.values())) == len(specs)
+    assert {spec.modality for spec in specs.values()} == {"ecg", "ppg"}
+    for key in SETTINGS.keys_of("wesad"):
+        found = specs[window_key(SETTINGS, "wesad", key)]
+        assert found.modality == SETTINGS.modality(key) and found.seconds == 60
+    assert window_key(SETTINGS, "wesad", "ecg_small") == window_key(SETTINGS, "wesad", "ecg")
+    assert window_key(SETTINGS, "wesad", "ecg") == "ecg"  # the first of them names the windows
 
 
-def test_what_float16_cannot_hold_is_refused(models, direct, tmp_path):
-    large = replace(direct, last=direct.last * 1e6)
-    with pytest.raises(ValueError, match="dtype: expected values that float16 can hold, found"):
-        large.save(tmp_path / "pair.safetensors", dtype="float16")
-    large.save(tmp_path / "pair.safetensors", dtype="bfloat16")
-    found = Activations.load(tmp_path / "pair.safetensors").last[:]
-    torch.testing.assert_close(found, large.last, rtol=2**-8, atol=0)
-
-
-def test_the_last_layer_recomputed_is_the_stored_one(models, direct, tmp_path):
-    stored = store(tmp_path / "pair.safetensors", models)
-    settings = replace(BATCH5, last="recomputed")
-    absent = store(tmp_path / "pair.safetensors", models, settings=settings)
-    assert sorted(bytes_in(tmp_path)) == ["pair.safetensors"]
-    assert isinstance(absent.last, AbsentRows) and absent.last.shape == stored.last.shape
-    with pytest.raises(ValueError, match="pair.safetensors: expected stored last layers.*recompu"):
-        absent.last[:2]
-    windows = toy_windows()
-    windows.save(tmp_path / "windows.safetensors")
-    x = SignalRows(tmp_path / "windows.safetensors", "ecg")
-    assert signal_digest(x) == absent.made_of["old windows"]
-    last = RecomputedRows(models[1], x, absent.last.shape)
-    rows = torch.tensor([7, 3, 20])
-    torch.testing.assert_close(last[rows], direct.last[rows], rtol=1e-4, atol=1e-5)
-    bridge = initial_bridge(direct.new[5].shape[1], models[1].token_shape(2), 4, 6, 0)
-    model = BridgedModel(*models[:2], bridge, models[2], 5, 2)
-    losses = [mean_loss(model, Pairs(direct.new[5], h)) for h in (direct.last, last)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-
-
-def test_recomputed_layers_are_attached_from_the_settings(models, tmp_path, monkeypatch):
-    from biox import experiment
-
-    settings = load_settings(ROOT / "params.yaml")
-    d = settings.direction("wesad-ppg2ecg")
-    paths = experiment.Paths(data=tmp_path)
-    monkeypatch.setattr(experiment, "PATHS", paths)
-    windows, (ppg, ecg, head) = toy_windows(), toy_models()
-    old = ppg if d.old == "ppg" else ecg
-    new = ecg if d.old == "ppg" else ppg
-    head = nn.Linear(old.token_shape(old.n_layers)[1], 2)
-    windows.save(paths.windows(d.dataset, "val"))
-    path = paths.activations("wesad-ppg2ecg", "val")
-    storage = Storage(last="recomputed", batch=5)
-    cache_activations(path, windows, new, old, head, storage, say=silent)
-    monkeypatch.setattr(experiment, "teacher_of", lambda *_: (old, head))
-    found = experiment.activations_of(settings, "wesad-ppg2ecg", "val")
+def test_windows_and_models_of_a_direction(root):
+    x_new, x_old, windows = load_windows(SETTINGS, root, "val")
+    expected = toy_windows(seed=1)
+    np.testing.assert_array_equal(x_new, expected.signals["ppg"])
+    np.testing.assert_array_equal(x_old, expected.signals["ecg"])
+    assert windows.labels.tolist() == expected.labels.tolist()
+    model, original = frozen_backbone(SETTINGS, "ppg", windows), toy_models()[0].eval()
+    assert not model.training and not any(p.requires_grad for p in model.parameters())
     with torch.no_grad():
-        exact = old(torch.from_numpy(windows.signals[d.old][[4, 2]]))
-    torch.testing.assert_close(found.last[[4, 2]], exact, rtol=1e-4, atol=1e-5)
-    other = toy_models(1)[0 if d.old == "ppg" else 1]
-    monkeypatch.setattr(experiment, "teacher_of", lambda *_: (other, head))
-    with pytest.raises(ValueError, match="found other ones of: old model"):
-        experiment.activations_of(settings, "wesad-ppg2ecg", "val")
+        torch.testing.assert_close(model(x_new[:2]), original(x_new[:2]), **CLOSE)
+    line = describe(SETTINGS, "ppg")
+    assert "papagei tiny" in line and "weights data/pretrained/ppg.safetensors (sha256" in line
 
 
-def test_windows_of_another_length_are_refused(models):
-    windows = toy_windows()
-    short = replace(windows, signals={name: x[..., :900] for name, x in windows.signals.items()})
-    with pytest.raises(ValueError, match="PaPaGei: expected windows of 1 channels and 1250 samp"):
-        compute_activations(short, *models)
+# --- a direction
 
 
-def resident():
-    """Bytes of this process in memory, mapped files included (Linux)."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def test_a_direction_is_what_lies_in_its_files(root):
+    frozen = load_direction(SETTINGS, root)
+    assert (frozen.m, frozen.l, list(frozen.activations)) == (5, 2, ["pair", "val", "test"])
+    assert frozen.models == "hubert_ecg tiny -> papagei tiny"
+    x_new, x_old, _ = load_windows(SETTINGS, root, "test")
+    last, inputs = frozen.pairs("test"), frozen.pairs("test", "input")
+    with torch.no_grad():
+        states = frozen.old.hidden_states(x_old)
+        torch.testing.assert_close(last.pooled, frozen.new.hidden_states(x_new)[6].mean(1), **CLOSE)
+        logits = frozen.head(states[-1].mean(1))
+    np.testing.assert_allclose(last.target, states[-1], **CLOSE)
+    torch.testing.assert_close(inputs.target, states[2], **CLOSE)
+    torch.testing.assert_close(frozen.activations["test"].logits, logits, **CLOSE)
+    outputs, old_inputs = frozen.flattened(n=10)
+    assert len(outputs) == frozen.new.n_layers and len(old_inputs) == frozen.old.n_layers
+    assert {len(h) for h in outputs + old_inputs} == {10}
+    assert list(load_direction(SETTINGS, root, splits=["val"]).activations) == ["val"]
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="Linux tells memory this way")
-def test_memory_does_not_grow_with_the_number_of_windows(tmp_path):
-    """A file of 4 GB without blocks on the disk: what was read does not stay in memory."""
-    shape, key = (16384, 256, 256), "0" * 64
-    path, head = tmp_path / "pair.last.npy", array_header("float32", shape)
-    with open(path, "wb") as file:
-        file.write(head)
-        file.seek(4 * int(np.prod(shape)), io.SEEK_CUR)
-        file.write(key.encode())
-    if path.stat().st_blocks * 512 > 2**20:
-        pytest.skip("this file system has no sparse files")
-    rows = StoredRows.open(path, "float32", shape, key)
-    generator = torch.Generator().manual_seed(0)
-    batches = torch.randperm(len(rows), generator=generator)[:384].split(16)
-    rows[batches[0]]
-    before, most = resident(), 0
-    for batch in batches:
-        assert rows[batch].shape == (16, 256, 256)
-        most = max(most, resident() - before)
-    assert most < 2**24  # a batch is 4 MiB; what was read is 96 MiB
+def test_bridges_of_a_direction(root):
+    frozen = load_direction(SETTINGS.override("bridge", SMALL), root)
+    bridge, same_seed, other = (frozen.bridge(seed).bridge for seed in (0, 0, 1))
+    tokens = {tuple(row) for row in frozen.activations["pair"].tokens[2].tolist()}
+    assert {tuple(row) for row in bridge.prototypes.T.tolist()} <= tokens
+    assert torch.equal(bridge.A, same_seed.A) and not torch.equal(bridge.A, other.A)
+    normal = frozen.bridge(0, prototypes="random", rank=3).bridge
+    assert not {tuple(row) for row in normal.prototypes.T.tolist()} & tokens and len(normal.A) == 3
+    released = frozen.bridge(0, layout="released").bridge
+    assert not released.reshaped  # which concerns LaBraM as old model alone
+    model = frozen.bridge(0)
+    x_new, _, _ = load_windows(SETTINGS, root, "test")
+    torch.testing.assert_close(model.pooled(x_new), frozen.pairs("test").pooled, **CLOSE)
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"dtype": "float8"}, "activations.dtype: expected one of"),
-        ({"last": "none"}, "activations.last: expected one of"),
-        ({"batch": 0}, "activations.batch: expected a number above 0, found 0"),
-    ],
-)
-def test_settings_are_checked(values, message):
-    with pytest.raises(ValueError, match=message):
-        load_settings(ROOT / "params.yaml").override("activations", values)
+def test_absent_parts_of_a_direction_are_named(root):
+    PATHS.positions(root).unlink()
+    frozen = load_direction(SETTINGS, root)
+    assert (frozen.m, frozen.l) == (None, None)
+    with pytest.raises(FileNotFoundError, match=rf"{root}.json: .*dvc repro positions@{root}"):
+        frozen.bridge(0)
+    (PATHS.teacher(root) / "head.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="expected a teacher's head"):
+        load_direction(SETTINGS, root)
+    with pytest.raises(ValueError, match="direction: expected one of"):
+        load_direction(SETTINGS, "wesad-ecg2eeg")
+
+
+def test_a_fine_tuned_teacher_takes_the_place_of_the_old_model(root):
+    _, old, head = toy_models(1)
+    save_teacher(PATHS.teacher(root), head, old)
+    everything = SETTINGS.override("teacher", {"train": {**SETTINGS.teacher.train, "ecg": "all"}})
+    _, x_old, _ = load_windows(SETTINGS, root, "val")
+    with torch.no_grad():
+        expected = old.eval()(x_old[:2])
+        for settings, tuned in ((everything, True), (SETTINGS, False)):
+            found = load_direction(settings, root).old(x_old[:2])
+            assert torch.allclose(found, expected, atol=1e-4) == tuned

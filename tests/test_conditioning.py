@@ -1,36 +1,20 @@
 """Conditioning: against the released code's numbers, and against what filters must do."""
 
 from dataclasses import replace
+from pathlib import Path
 
+import neurokit2 as nk
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from raw_files import ECG, EEG, EMG, PPG, golden, noise, samples
+from raw_files import ECG, EEG, EMG, PPG, golden, heart, isruc_ecg, noise, samples, wesad_signals
 
 from biox.backbones import BACKBONES
 from biox.data.conditioning import RECIPES, RESAMPLERS, condition, linear
-from biox.data.windows import Signal
-
-TOLERANCE = 1e-4
-
-
-def wesad_signals():
-    t1, t2 = np.arange(480 * 700) / 700, np.arange(480 * 64) / 64
-    ecg = np.sin(2 * np.pi * 1.2 * t1) + 0.5 * np.sin(2 * np.pi * 7 * t1)
-    ecg += 0.3 * np.sin(2 * np.pi * 0.02 * t1) + 0.2 * noise("raw:WESAD:ecg", t1.shape) + 0.7
-    bvp = 30 * np.sin(2 * np.pi * 1.2 * t2) + 10 * np.sin(2 * np.pi * 2.4 * t2)
-    return ecg, bvp + 5 * noise("raw:WESAD:bvp", t2.shape)
-
-
-def isruc_ecg():
-    t = np.arange(6000) / 200
-    x = (np.sin(2 * np.pi * 1.1 * t) + 0.4 * np.sin(2 * np.pi * 9 * t)) * np.linspace(0.5, 2, 12)[
-        :, None
-    ]
-    x = x + 0.2 * noise("raw:ISRUC:X2", (12, 6000))
-    x[5] = 0.25
-    return x
+from biox.data.readers import bidmc
+from biox.data.windows import Signal, cut
 
 
 def one(values, rate, unit="mV"):
@@ -127,24 +111,25 @@ def test_eeg_comes_out_in_the_unit_of_the_backbone(unit, factor):
     assert hundred.unit == "uV/100"
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"conditioning": "ecg_other"}, "ecg_other"),
-    ({"channels": 2}, "expected 2 channels"),
-])  # fmt: skip
-def test_wrong_requests_are_named(change, message):
-    with pytest.raises(ValueError, match=message):
-        condition(one(np.arange(5000.0), 500.0), replace(ECG, **change))
-
-
-def test_unknown_units_resampling_and_gaps_are_refused():
+def test_wrong_signals_are_named():
     x = Signal(noise("eeg", (6, 600)), 200.0, "furlong", tuple("abcdef"))
-    with pytest.raises(ValueError, match="furlong"):
+    with pytest.raises(ValueError, match="EEG: expected a unit out of .*, found 'furlong'"):
         condition(x, EEG)
-    with pytest.raises(ValueError, match="cubic"):
-        condition(replace(x, unit="uV"), EEG, resampling="cubic")
     x.values[2, 5] = np.nan
     with pytest.raises(ValueError, match="1 that are not"):
         condition(replace(x, unit="uV"), EEG)
+    with pytest.raises(
+        ValueError, match=r"ecg: expected 1 channels for ecg_hubert, found 6 \(a, b"
+    ):
+        condition(x, ECG)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.4, 0.99])
+def test_a_signal_too_short_for_the_filters_is_refused(seconds):
+    with pytest.raises(ValueError, match="ecg: expected at least 1 s, found"):
+        condition(one(heart(5, 250)[: int(seconds * 250)], 250.0), ECG)
+    assert condition(one(heart(1, 250), 250.0), ECG).values.shape == (1, 100)
+    assert condition(one(heart(1, 64), 64.0), PPG).values.shape == (1, 125)
 
 
 def test_ecg_fm_gets_twelve_unfiltered_leads_each_of_unit_variance():
@@ -168,3 +153,25 @@ def test_every_recipe_leaves_its_input_alone(name):
 
 def test_every_recipe_belongs_to_a_backbone():
     assert set(RECIPES) == {kind.default_spec.conditioning for kind in BACKBONES.values()}
+
+
+@pytest.mark.parametrize("patient", ["s01182", "s08915", "s12531"])
+def test_real_heart_beats_survive_conditioning(patient):
+    """Beats counted in conditioned ECG and PPG agree with the bedside monitor."""
+    folder = Path(__file__).parents[1] / "data" / "recordings" / "bidmc"
+    (recording,) = bidmc.read(folder, patient)
+    specs = {"ecg": replace(ECG, seconds=30.0), "ppg": replace(PPG, seconds=30.0)}
+    windows = cut(recording, specs, 30.0, 60.0, bidmc.CLASSES)
+    numerics = pd.read_csv(folder / f"{recording.name}_Numerics.csv", skipinitialspace=True)
+    errors = {"ecg": [], "ppg": []}
+    for i, start in enumerate(windows.starts):
+        inside = numerics["Time [s]"].between(start, start + 29.5)
+        ecg, ppg = (windows.signals[name][i, 0].astype(float) for name in ("ecg", "ppg"))
+        beats = {
+            "ecg": nk.ecg_peaks(ecg, sampling_rate=100)[1]["ECG_R_Peaks"] / 100,
+            "ppg": nk.ppg_findpeaks(ppg, sampling_rate=125)["PPG_Peaks"] / 125,
+        }
+        for name, times in beats.items():
+            errors[name].append(60 / np.median(np.diff(times)) - numerics["HR"][inside].mean())
+    assert np.median(np.abs(errors["ecg"])) < 3
+    assert np.median(np.abs(errors["ppg"])) < 3

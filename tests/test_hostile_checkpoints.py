@@ -1,6 +1,5 @@
 """Files that are no checkpoints, want something run, ask too much, or are damaged: one sentence."""
 
-import argparse
 import functools
 import os
 import pathlib
@@ -11,17 +10,12 @@ import types
 import zipfile
 from collections import OrderedDict
 
-import numpy as np
 import pytest
 import torch
 from authors_files import authors_file, forget, labram, output, same, tiny
-from fill import windows
-from safetensors.torch import save_file
 from torch import nn
 
-from biox.__main__ import main
-from biox.backbones import build
-from biox.backbones.weight_files import read_weights
+from biox.backbones import build, load, save
 
 
 @pytest.fixture(autouse=True)
@@ -33,44 +27,50 @@ def nothing_is_made_or_kept(tmp_path, monkeypatch):
     assert not (tmp_path / "mark").exists()
 
 
+def refused(path, reason="", whole=r"expected a whole checkpoint .*nothing of it was run \("):
+    """Try to load a file; it must be refused in one line that begins with its name."""
+    with pytest.raises(ValueError, match=f"^{path}: {whole}.*{reason}") as caught:
+        build("labram", "tiny", checkpoint=path)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 700
+
+
 NO_CHECKPOINTS = {
-    "empty": (b"", "an empty file"),
-    "text": (b"some notes\n", "text"),
-    "umlauts": ("\u00fc".encode() * 100, "text"),
-    "page": (b"\n<!DOCTYPE html><html><body>404</body></html>", "a web page"),
-    "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a git-lfs pointer"),
-    "json": (b'{"error": "not found", "a": [1]}', "a JSON document"),
-    "binary": (b"\xff\xfe\x00\x01" * 9, "begins with ff fe 00 01"),
-    "gzip": (b"\x1f\x8b" + bytes(30), "a gzip archive"),
-    "pickle": (pickle.dumps({"a": 1}), "a pickle of something else"),
-    "list": (pickle.dumps([1, 2]), "a pickle of something else"),
-    "zip cut": (b"PK\x03\x04" + bytes(100), "truncated or damaged zip archive"),
+    "empty": b"",
+    "text": b"some notes\n",
+    "page": b"\n<!DOCTYPE html><html><body>404</body></html>",
+    "json": b'{"error": "not found", "a": [1]}',
+    "json of 8": b'01234567{"error": "not found"}',
+    "binary": b"\xff\xfe\x00\x01" * 9,
+    "gzip": b"\x1f\x8b" + bytes(30),
+    "pickle": pickle.dumps({"a": 1}),
+    "list": pickle.dumps([1, 2]),
+    "zip cut": b"PK\x03\x04" + bytes(100),
 }
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("what", NO_CHECKPOINTS)
 def test_what_is_no_checkpoint_is_said_in_one_sentence(what):
-    content, sentence = NO_CHECKPOINTS[what]
-    pathlib.Path("x.pth").write_bytes(content)
-    with pytest.raises(ValueError, match=rf"^x.pth: expected a checkpoint .*{sentence}") as caught:
-        build("labram", "tiny", checkpoint="x.pth")
-    assert "\n" not in str(caught.value)
+    pathlib.Path("x.pth").write_bytes(NO_CHECKPOINTS[what])
+    refused("x.pth")
+
+
+def test_pointers_of_git_lfs_are_named():
+    pathlib.Path("x.pth").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    refused("x.pth", whole="expected a checkpoint, found a git-lfs pointer")
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit")
-def test_zips_of_other_things_are_refused():
+def test_other_archives_and_contents_are_refused():
     with zipfile.ZipFile("x.pth", "w") as archive:
         archive.writestr("word/document.xml", "x")
-    with pytest.raises(ValueError, match="x.pth: .*zip archive of other things"):
-        read_weights("x.pth")
+    refused("x.pth")
     torch.jit.save(torch.jit.script(nn.Linear(2, 2)), "y.pth")
-    with pytest.raises(ValueError, match="y.pth: .*TorchScript program"):
-        read_weights("y.pth")
-    with pytest.raises(FileNotFoundError, match="absent.pth: expected a checkpoint, found nothing"):
-        build("labram", "tiny", checkpoint="absent.pth")
+    refused("y.pth", "torchscript")
     torch.save([torch.zeros(3)], "z.pth")
-    with pytest.raises(ValueError, match="z.pth: blocks.0.*found no such key"):
-        build("labram", "tiny", checkpoint="z.pth")
+    refused("z.pth", whole="blocks.0.*found no such key")
+    torch.save(nn.Linear(2, 2), "w.pth")  # a whole module: an inert object, without weights
+    refused("w.pth", whole="blocks.0.*found no such key")
 
 
 # --- files that want something run
@@ -86,20 +86,6 @@ class Attack:
         return self.call
 
 
-def raw_global(module, name, argument=b"Vx\n"):
-    """Pickle of ``module.name(argument)`` for names that this system may not have."""
-    return b"\x80\x02c" + f"{module}\n{name}\n".encode() + b"(" + argument + b"tR."
-
-
-def torch_zip(path, program, storages=(), compression=zipfile.ZIP_STORED):
-    """Write an archive as torch would, around a pickle and raw storages."""
-    with zipfile.ZipFile(path, "w", compression) as archive:
-        archive.writestr("archive/data.pkl", program)
-        archive.writestr("archive/byteorder", "little")
-        for key, content in enumerate(storages):
-            archive.writestr(f"archive/data/{key}", content)
-
-
 CALLS = {
     "system": Attack(os.system, "touch mark"),
     "exec": Attack(exec, "open('mark', 'w')"),
@@ -107,13 +93,11 @@ CALLS = {
     "open": Attack(open, "mark", "w"),
     "getattr": Attack(getattr, OrderedDict, "clear"),
     "import": Attack(__import__, "antigravity"),
-    "mkdir": Attack(os.mkdir, "mark"),
     "popen": Attack(subprocess.Popen, ["touch", "mark"]),
     "loads": Attack(pickle.loads, pickle.dumps(Attack(os.system, "touch mark"))),
     "touch": Attack(pathlib.Path.touch, pathlib.Path("mark")),
     "hub": Attack(torch.hub.load_state_dict_from_url, "https://x.invalid/x"),
     "torch load": Attack(torch.load, "weights.pth"),
-    "sparse": Attack(torch._utils._rebuild_sparse_tensor, 1, 2),
     "partial": Attack(functools.partial, os.system, "touch mark"),
     "state": Attack(OrderedDict, state={"x": Attack(os.system, "touch mark")}),
 }
@@ -122,40 +106,37 @@ CALLS = {
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("call", CALLS)
 def test_calls_of_python_and_torch_are_refused(call, zipped):
-    content = {**labram(tiny("labram").state_dict()), "args": CALLS[call]}
+    state = tiny("labram").state_dict()
+    content = {**(labram(state) if zipped else {"model": state}), "args": CALLS[call]}
     torch.save(content, "x.pth", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(ValueError, match=r"^x.pth: .*found a use of \S+; nothing of it was run$"):
-        build("labram", "tiny", checkpoint="x.pth")
-    assert main(["checkpoints", "inspect", "x.pth"]) == 1
+    refused("x.pth", r"it uses \w+\.\w" if zipped else "GLOBAL")
     assert os.listdir() == ["x.pth"]
+
+
+def torch_zip(path, program, storages=(), compression=zipfile.ZIP_STORED):
+    """Write an archive as torch would, around a pickle and raw storages."""
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("archive/data.pkl", program)
+        archive.writestr("archive/byteorder", "little")
+        archive.writestr("archive/version", "3\n")
+        for key, content in enumerate(storages):
+            archive.writestr(f"archive/data/{key}", content)
 
 
 @pytest.mark.parametrize(
     "name",
     ["posix.system", "nt.system", "builtins.eval", "__builtin__.eval", "commands.getoutput"]
     + ["importlib.import_module", "torch._C._jit", "torch.jit.load", "codecs.open", "sys.exit"]
-    + ["pathlib.Path.touch", "copyreg._reconstructor", "_posixsubprocess.fork_exec"],
+    + ["copyreg._reconstructor", "_posixsubprocess.fork_exec", "torch.nnx.run", "builtins.getattr"],
 )
 def test_names_of_any_system_are_refused(name):
-    module, _, attribute = name.partition(".") if "Path" in name else name.rpartition(".")
-    torch_zip("x.pth", raw_global(module, attribute))
-    with pytest.raises(ValueError, match=f"^x.pth: .*found a use of {name}; nothing"):
-        read_weights("x.pth")
-    other = b"\x80\x04\x8c" + bytes([len(module)]) + module.encode()
-    other += b"\x8c" + bytes([len(attribute)]) + attribute.encode() + b"\x93)R."
-    torch_zip("y.pth", other)
-    with pytest.raises(ValueError, match=f"^y.pth: .*found a use of {name}; nothing"):
-        read_weights("y.pth")
-
-
-def test_calls_inside_a_persistent_id_are_refused():
-    program = b"\x80\x02(U\x07storagecposix\nsystem\n(U\ntouch marktRtQ."
+    module, _, attribute = name.rpartition(".")
+    program = b"\x80\x02c" + f"{module}\n{attribute}\n".encode() + b"(X\x01\x00\x00\x00xtR."
     torch_zip("x.pth", program)
-    with pytest.raises(ValueError, match="found a use of posix.system"):
-        read_weights("x.pth")
+    refused("x.pth", "it uses")
 
 
-def test_objects_of_packages_are_looked_at_and_never_built(capsys):
+def test_objects_of_packages_become_inert_and_are_never_imported():
     sys.modules["vanished_package"] = types.ModuleType("vanished_package")
     module = sys.modules["vanished_package.tools"] = types.ModuleType("vanished_package.tools")
 
@@ -169,133 +150,91 @@ def test_objects_of_packages_are_looked_at_and_never_built(capsys):
     content["extra"] = Attack(install, "mark", state={"more": Attack(install, "x")})
     torch.save(content, "x.pth")  # the module stays importable: it is not even looked for
     same(output(build("labram", "tiny", checkpoint="x.pth")), output(model))
-    assert main(["checkpoints", "inspect", "x.pth"]) == 0
-    assert "vanished_package.tools.install (not built)" in capsys.readouterr().out
 
     content["model"]["student.cls_token"] = Attack(install, "mark")
     torch.save(content, "x.pth")
-    with pytest.raises(ValueError, match="x.pth: cls_token: .*an object of vanished_package.tools"):
-        build("labram", "tiny", checkpoint="x.pth")
+    refused("x.pth", whole="cls_token: .*an object of vanished_package.tools.install")
+
+
+# --- files that ask too much
 
 
 def tensor_program(shape, stride, offset=0, numel=4, key="0", kind="FloatStorage"):
     """Pickle of one tensor, with any numbers in it."""
 
     def number(n):
-        return f"I{n}\n".encode()
+        return pickle.dumps(n, 2)[2:-1]
+
+    def text(value):
+        return b"X" + len(value).to_bytes(4, "little") + value.encode()
 
     def row(values):
         return b"(" + b"".join(map(number, values)) + b"t"
 
-    storage = f"(Vstorage\nctorch\n{kind}\nV{key}\nVcpu\nI{numel}\ntQ".encode()
-    view = storage + number(offset) + row(shape) + row(stride) + b"\x89)"
+    storage = b"(" + text("storage") + f"ctorch\n{kind}\n".encode() + text(key) + text("cpu")
+    view = storage + number(numel) + b"tQ" + number(offset) + row(shape) + row(stride) + b"\x89)"
     return b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(" + view + b"tR."
 
 
 @pytest.mark.parametrize(
-    "program, sentence",
+    "program",
     [
-        (tensor_program([5], [1]), "does not lie inside its storage of 4 numbers"),
-        (tensor_program([2, 2], [3, 1]), "does not lie inside"),
-        (tensor_program([2], [1], offset=3), "does not lie inside"),
-        (tensor_program([2], [1], offset=-1), "without a storage, shape and strides"),
-        (tensor_program([2], [-1], offset=2), "without a storage, shape and strides"),
-        (tensor_program([10**6, 10**6], [0, 0]), "does not lie inside"),
-        (tensor_program([2**80], [1]), "without a storage, shape and strides"),
-        (tensor_program([2], [1], numel=10**12), "claims 1000000000000 numbers .* has 16 bytes"),
-        (tensor_program([2], [1], numel=-1), "no storage of torch"),
-        (tensor_program([2], [1], key="1"), "no member archive/data/1"),
-        (tensor_program([2], [1], key="../x"), "no member"),
-        (tensor_program([2], [1], kind="QInt8Storage"), "a use of torch.QInt8Storage"),
-        (tensor_program([1] * 40, [1] * 40), "without a storage, shape and strides"),
-        (raw_global("torch._utils", "_rebuild_tensor_v2"), "damaged one"),
-        (b"\x80\x02K\x05r\xff\xff\xff\x7f.", None),  # a memo of 2**31 places
-        (b"\x80\x02" + b"(" * 100_000 + b"l" * 100_000 + b".", None),  # lists in lists
-        (b"\x80\x02})" + b"\x85" * 100_000 + b"Ns.", "a container as key"),
-        (b"\x80\x02})" + b"2\x86" * 60 + b"Ns.", "a container as key"),  # 2**60 members
-        (b"\x80\x04\x8e" + b"\xff" * 7 + b"\x00x.", "damaged one"),  # bytes of length 2**56
-        (b"\x80\x02I" + b"9" * 9999 + b"\n.", "damaged one"),
-        (b"\x80\x02\x82\x01.", "the pickle instruction EXT1"),
-        (b"\x80\x05\x97.", "the pickle instruction NEXT_BUFFER"),
-        (b"\x80\x02Pname\n.", "the pickle instruction PERSID"),
-        (b"\x80\x02]]b.", "a state for a list"),
-        (b"\x80\x02U\x01x)R.", "a call of a str"),
-        (b"\x80\x02NNs.", "damaged one"),
-        (b".", "damaged one"),
+        tensor_program([5], [1]),  # larger than its storage
+        tensor_program([2, 2], [3, 1]),
+        tensor_program([2], [1], offset=3),
+        tensor_program([2], [1], offset=-1),
+        tensor_program([2], [-1], offset=2),
+        tensor_program([2**80], [1]),
+        tensor_program([2], [1], numel=10**12),  # more than the file has
+        tensor_program([2], [1], numel=-1),
+        tensor_program([2], [1], key="1"),  # not there
+        tensor_program([2], [1], key="../x"),
+        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(X\x01\x00\x00\x00xtR.",
+        b"\x80\x02X\xff\xff\xff\xff.",  # text of 4 GB
+        b"\x80\x02\x82\x01.",  # an extension registry
+        b"\x80\x02Pname\n.",
+        b"\x80\x02]]b.",
+        b"\x80\x02X\x01\x00\x00\x00x)R.",
+        b".",
     ],
 )
-def test_programs_that_ask_too_much_are_refused_at_once(program, sentence):
+def test_programs_that_ask_too_much_are_refused_at_once(program):
     torch_zip("x.pth", program, [bytes(16)])
-    if sentence is None:  # harmless for this reader
-        assert read_weights("x.pth").content
-        return
-    with pytest.raises(ValueError, match=f"^x.pth: .*{sentence}"):
-        read_weights("x.pth")
+    refused("x.pth")
 
 
-def test_compressed_members_are_refused():
-    torch_zip("x.pth", tensor_program([4], [1]), [bytes(16)], zipfile.ZIP_DEFLATED)
-    with pytest.raises(ValueError, match="x.pth: .*compressed member archive/"):
-        read_weights("x.pth")
-
-
-def test_big_endian_archives_are_read():
-    values = np.array([1.5, -2, 3, 4], dtype=">f4")
-    with zipfile.ZipFile("x.pth", "w") as archive:
-        archive.writestr("a/data.pkl", tensor_program([2, 2], [2, 1]))
-        archive.writestr("a/byteorder", "big")
-        archive.writestr("a/data/0", values.tobytes())
-    file = read_weights("x.pth")
-    same(file.read(file.content), torch.tensor([[1.5, -2], [3, 4]]))
+@pytest.mark.parametrize(
+    "program",
+    [
+        b"\x80\x02K\x05r\xff\xff\xff\x7f.",  # a memo of 2**31 places
+        b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".",  # lists in lists
+        tensor_program([10**6, 10**6], [0, 0]),  # one number, a million million times
+        b"\x80\x02ctorch._utils\n_rebuild_meta_tensor_no_storage\n(ctorch\nfloat32\n"
+        b"K\x02\x85K\x01\x85\x89tR.",  # no numbers at all
+    ],
+)
+def test_programs_that_are_only_odd_hold_no_weights(program):
+    torch_zip("x.pth", program, [bytes(16)])
+    refused("x.pth", whole="blocks.0.*found no such key")
 
 
 # --- files that are cut short or damaged
 
 
-def every_way_to_write(path):
-    """A small state dict in all three formats."""
-    state = {"a.weight": windows("a", (3, 4)), "b": windows("b", (5,)), "n": torch.tensor(3)}
-    for end, options in (("zip", {}), ("old", {"_use_new_zipfile_serialization": False})):
-        torch.save({"model": state, "args": argparse.Namespace(a=1)}, f"{path}.{end}", **options)
-    save_file(state, f"{path}.safe")
-    return [pathlib.Path(f"{path}.{end}") for end in ("zip", "old", "safe")]
-
-
-def attempt(path):
-    """Read all tensors of a file."""
-    file = read_weights(path)
-    content = file.content.get("model", file.content)
-    return {key: file.read(value) for key, value in content.items() if hasattr(value, "read")}
-
-
-def test_files_cut_anywhere_are_refused_in_one_sentence():
-    for path in every_way_to_write("whole"):
-        whole = path.read_bytes()
-        cut = pathlib.Path("cut.pth")
-        attempt(path)
-        for length in range(0, len(whole), max(1, len(whole) // 150)):
-            cut.write_bytes(whole[:length])
-            with pytest.raises(ValueError, match="^cut.pth: expected a ") as caught:
-                attempt(cut)
-            assert "\n" not in str(caught.value)
-
-
-def test_damaged_bytes_are_found_or_harmless():
-    random = np.random.default_rng(0)
-    for path in every_way_to_write("whole"):
-        whole, harm = path.read_bytes(), pathlib.Path("harm.pth")
-        refused = 0
-        for _ in range(300):
-            damaged = bytearray(whole)
-            for at in random.integers(0, len(whole), size=random.integers(1, 4)):
-                damaged[at] = random.integers(256)
-            harm.write_bytes(damaged)
-            try:
-                attempt(harm)
-            except ValueError as error:
-                assert str(error).startswith("harm.pth: ")
-                refused += 1
-        assert refused > 30
+@pytest.mark.parametrize("end", ["zip", "old", "safetensors"])
+def test_files_cut_anywhere_are_refused_in_one_sentence(end):
+    path, model = pathlib.Path(f"whole.{end}"), tiny("plain_cnn", seconds=5)
+    if end == "safetensors":
+        save(model, path)
+    else:
+        torch.save(model.state_dict(), path, _use_new_zipfile_serialization=end == "zip")
+    whole, cut = path.read_bytes(), pathlib.Path("cut.pth")
+    load(model, path)
+    for length in range(0, len(whole), max(1, len(whole) // 60)):
+        cut.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match="^cut.pth: expected a ") as caught:
+            load(model, cut)
+        assert "\n" not in str(caught.value)
 
 
 def test_damaged_numbers_of_an_archive_are_noticed():
@@ -303,5 +242,5 @@ def test_damaged_numbers_of_an_archive_are_noticed():
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1  # in the middle of some storage
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="weights.pth: .*damaged member .*CRC"):
+    with pytest.raises(ValueError, match="^weights.pth: expected a whole checkpoint"):
         build("papagei", "tiny", checkpoint=path)

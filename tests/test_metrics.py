@@ -1,97 +1,301 @@
-"""Scores against scikit-learn, the paper's Random row, and intervals against a closed form."""
+"""Scores against scikit-learn and closed forms; intervals over subjects and their invariants."""
+
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import balanced_accuracy_score, f1_score
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score, roc_auc_score
 
-from biox.report.metrics import collapsed, random_scores, scores, subject_interval
-from biox.report.tables import reported_table1
+from biox.metrics import (
+    METRICS,
+    Interval,
+    auroc,
+    calibration_error,
+    collapsed,
+    confusion,
+    paired_difference,
+    prediction_frame,
+    random_scores,
+    reliability,
+    score_row,
+    scores,
+    subject_interval,
+    subject_scores,
+)
+
+seeds = st.integers(0, 10**6)
 
 
 def frame(labels, predicted, subjects=None, n_classes=None):
+    """Predictions that leave no doubt."""
     n_classes = n_classes or int(max(max(labels), max(predicted))) + 1
     onehot = np.eye(n_classes)[np.asarray(predicted)]
     data = {"subject": subjects if subjects is not None else ["a"] * len(labels), "label": labels}
     return pd.DataFrame(data | {f"p {i}": onehot[:, i] for i in range(n_classes)})
 
 
-@given(st.integers(2, 4), st.integers(0, 10**6))
+def drawn(seed, n_classes=3, subjects=5, each=12, skill=1.0):
+    """Predicted probabilities of some skill; the labels do not depend on the seed."""
+    labels = np.random.default_rng(0).integers(0, n_classes, subjects * each)
+    labels[:n_classes] = range(n_classes)
+    logits = np.random.default_rng(seed).normal(size=(len(labels), n_classes))
+    logits[np.arange(len(labels)), labels] += skill
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    data = {"subject": np.repeat([f"s{i}" for i in range(subjects)], each), "label": labels}
+    return pd.DataFrame(data | {f"p {i}": p[:, i] for i in range(n_classes)})
+
+
+def columns(predictions):
+    p = predictions.filter(regex="^p ").to_numpy()
+    return predictions["label"].to_numpy(), p
+
+
+# --- scores ---------------------------------------------------------------------------------------
+
+
+@given(st.integers(2, 4), seeds)
 @settings(max_examples=50, deadline=None)
 def test_scores_are_scikit_learns(n_classes, seed):
     rng = np.random.default_rng(seed)
     labels = np.concatenate([np.arange(n_classes), rng.integers(0, n_classes, 40)])
     predicted = rng.integers(0, n_classes - rng.integers(0, 2), len(labels))
-    found = scores(frame(labels, predicted, n_classes=n_classes))
+    predictions = frame(labels, predicted, rng.choice(list("abc"), len(labels)), n_classes)
+    found = scores(predictions)
     assert found["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels, predicted))
     for average in ("macro", "weighted"):
         expected = f1_score(
             labels, predicted, average=average, labels=range(n_classes), zero_division=0
         )
         assert found[f"{average}_f1"] == pytest.approx(expected)
+    expected = confusion_matrix(labels, predicted, labels=range(n_classes))
+    assert np.array_equal(confusion(predictions), expected)
+
+
+@given(st.integers(2, 4), seeds)
+@settings(max_examples=30, deadline=None)
+def test_auroc_is_scikit_learns_and_one_half_for_a_constant(n_classes, seed):
+    predictions = drawn(seed, n_classes)
+    labels, p = columns(predictions)
+    binary = n_classes == 2
+    expected = roc_auc_score(labels, p[:, 1] if binary else p, multi_class="ovr", average="macro")
+    assert auroc(predictions) == pytest.approx(expected)
+    assert auroc(predictions.assign(**{f"p {i}": 1 / n_classes for i in range(n_classes)})) == 0.5
+
+
+@given(seeds, st.floats(-0.2, 0.2))
+@settings(max_examples=30, deadline=None)
+def test_an_offset_moves_balanced_accuracy_but_not_auroc(seed, offset):
+    predictions = drawn(seed, n_classes=2)
+    moved = predictions.assign(
+        **{"p 0": predictions["p 0"] - offset, "p 1": 1 - predictions["p 0"]}
+    )
+    assert auroc(moved) == pytest.approx(auroc(predictions))
 
 
 def test_random_row_is_the_papers():
     """ISRUC's class shares (1/[4687, 14550] are the released class weights) give 46.48 / 53.52."""
-    labels = np.repeat([0, 1], [4687, 14550])
-    found = random_scores(labels, 2)
+    found = random_scores(np.repeat([0, 1], [4687, 14550]), 2)
     assert 100 * found["macro_f1"] == pytest.approx(46.48, abs=0.01)
     assert found["balanced_accuracy"] == 0.5
 
 
-def test_random_row_is_what_random_answers_score():
+def test_random_row_is_what_random_predictions_score():
     rng = np.random.default_rng(0)
     labels = rng.permutation(np.repeat([0, 1, 2], [1000, 600, 300]))
-    expected = random_scores(labels, 3)
     sampled = [scores(frame(labels, rng.integers(0, 3, len(labels)))) for _ in range(60)]
-    for metric, value in expected.items():
+    for metric, value in random_scores(labels, 3).items():
         assert np.mean([s[metric] for s in sampled]) == pytest.approx(value, abs=0.004)
 
 
-def test_a_missing_class_is_an_error():
+@pytest.mark.parametrize("score", [scores, auroc])
+def test_a_missing_class_and_nan_are_refused(score):
     with pytest.raises(ValueError, match=r"found none of class \[2\]"):
-        scores(frame([0, 1, 0], [0, 1, 2]))
+        score(frame([0, 1, 0], [0, 1, 2]))
+    with pytest.raises(ValueError, match="found NaN"):
+        score(frame([0, 1, 0], [0, 1, 1]).assign(**{"p 0": [0.1, np.nan, 0.2]}))
 
 
-def test_constant_answers_are_named_collapsed():
+def test_classes_of_another_data_set_are_not_this_ones():
+    predictions = frame([0, 1, 0], [0, 1, 1])
+    assert scores(predictions.assign(**{"p other": np.nan})) == scores(predictions)
+
+
+def test_constant_predictions_are_named_collapsed():
     assert collapsed(frame([0, 1, 0], [1, 1, 1]))
     assert not collapsed(frame([0, 1, 0], [1, 1, 0]))
 
 
-def test_interval_resamples_subjects_not_windows():
-    """Subjects that are all right or all wrong: the number of right ones is binomial."""
-    rng = np.random.default_rng(0)
-    n_subjects, right = 20, 12
-    labels, predicted, subjects = [], [], []
+def test_a_prediction_frame_says_who_and_when():
+    windows = SimpleNamespace(
+        subjects=["a", "b"], recordings=["r", "r"], starts=[0.0, 5.0], labels=[1, 0],
+        classes=("no", "yes"),
+    )  # fmt: skip
+    found = prediction_frame(windows, np.array([[0.2, 0.8], [0.7, 0.3]]), method="KD", seed=3)
+    expected = ["method", "seed", "subject", "recording", "start", "label", "p no", "p yes"]
+    assert found.columns.tolist() == expected
+    assert scores(found)["balanced_accuracy"] == 1
+
+
+# --- intervals over subjects ----------------------------------------------------------------------
+
+
+def all_or_nothing(n_subjects, right):
+    """Subjects whose windows are all right, or all wrong."""
+    rng, parts = np.random.default_rng(0), []
     for i in range(n_subjects):
-        mine = rng.permutation(np.repeat([0, 1], 50))
-        labels += mine.tolist()
-        predicted += (mine if i < right else 1 - mine).tolist()
-        subjects += [f"s{i:02d}"] * 100
-    low, high = subject_interval([frame(labels, predicted, subjects)], n_resamples=4000)
-    sd = np.sqrt(0.6 * 0.4 / n_subjects)
+        labels = rng.permutation(np.repeat([0, 1], 50))
+        predicted = labels if i < right else 1 - labels
+        parts.append(frame(labels, predicted, [f"s{i:02d}"] * 100))
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_interval_resamples_subjects_not_windows():
+    """The number of right subjects in a resample is binomial."""
+    low, high = subject_interval([all_or_nothing(20, 12)])
+    sd = np.sqrt(0.6 * 0.4 / 20)
     assert low == pytest.approx(0.6 - 1.96 * sd, abs=0.03)
     assert high == pytest.approx(0.6 + 1.96 * sd, abs=0.03)
 
 
-def test_interval_is_the_same_every_time_and_around_the_score():
-    rng = np.random.default_rng(3)
-    labels = np.tile([0, 0, 1], 40)
-    predicted = np.where(rng.random(120) < 0.7, labels, 1 - labels)
-    data = frame(labels, predicted, np.repeat(list("abcdef"), 20))
-    low, high = subject_interval([data])
-    assert (low, high) == subject_interval([data])
-    assert low <= scores(data)["balanced_accuracy"] <= high
+def test_paired_difference_is_that_of_the_resampled_subjects():
+    """Differing subjects are binomial again; what both get wrong does not widen the interval."""
+    a, b = all_or_nothing(20, 12), all_or_nothing(20, 8)
+    found = paired_difference([a], [b])
+    sd = np.sqrt(0.2 * 0.8 / 20)
+    assert found.value == pytest.approx(0.2)
+    assert found.low == pytest.approx(0.2 - 1.96 * sd, abs=0.04)
+    assert found.high == pytest.approx(0.2 + 1.96 * sd, abs=0.04)
+    assert found.verdict == "better"
 
 
-def test_reported_numbers_cover_six_directions():
-    table = reported_table1()
-    assert table["direction"].nunique() == 6
-    bridge = table[table["method"] == "BioX-Bridge"].set_index("direction")
-    assert bridge.loc["wesad-ppg2ecg", "balanced_accuracy reported"] == 52.02
+@given(seeds, st.sampled_from(METRICS))
+@settings(max_examples=15, deadline=None)
+def test_order_of_windows_changes_nothing(seed, metric):
+    a, b = drawn(seed), drawn(seed + 1)
+    order = np.random.default_rng(seed).permutation(len(a))
+    mixed = a.iloc[order]
+    assert subject_interval([mixed], metric, 200) == subject_interval([a], metric, 200)
+    assert paired_difference([mixed], [b], metric, 200) == paired_difference([a], [b], metric, 200)
+    assert subject_scores([mixed]).equals(subject_scores([a]))
 
 
-def test_one_subject_gives_no_interval():
-    assert np.isnan(subject_interval([frame([0, 1, 1], [0, 1, 0])])).all()
+@given(seeds, st.sampled_from(METRICS))
+@settings(max_examples=15, deadline=None)
+def test_paired_difference_is_antisymmetric_and_zero_with_itself(seed, metric):
+    a, b = [drawn(seed), drawn(seed + 1)], [drawn(seed + 2)]
+    there, back = paired_difference(a, b, metric, 300), paired_difference(b, a, metric, 300)
+    assert there.value == pytest.approx(-back.value)
+    assert (there.low, there.high) == pytest.approx((-back.high, -back.low))
+    assert paired_difference(a, a, metric, 300) == (0, 0, 0)
+    assert paired_difference(a, a, metric, 300).verdict == "no significant difference"
+
+
+@given(seeds)
+@settings(max_examples=15, deadline=None)
+def test_value_is_the_difference_of_the_means_over_runs(seed):
+    a, b = [drawn(seed), drawn(seed + 1)], [drawn(seed + 2)]
+    means = [np.mean([scores(f)["balanced_accuracy"] for f in frames]) for frames in (a, b)]
+    assert paired_difference(a, b).value == pytest.approx(means[0] - means[1])
+    chance = paired_difference(a, None)
+    low, high = subject_interval(a)
+    assert chance == pytest.approx((means[0] - 1 / 3, low - 1 / 3, high - 1 / 3))
+
+
+def test_interval_holds_the_score_and_is_the_same_every_time():
+    predictions = drawn(3, subjects=8)
+    low, high = subject_interval([predictions])
+    assert (low, high) == subject_interval([predictions])
+    assert low < scores(predictions)["balanced_accuracy"] < high
+
+
+def test_alike_subjects_leave_no_doubt_and_one_subject_no_interval():
+    one = drawn(0, subjects=1, each=30)
+    alike = pd.concat([one.assign(subject=name) for name in "abc"], ignore_index=True)
+    value = scores(one)["balanced_accuracy"]
+    assert subject_interval([alike]) == pytest.approx((value, value))
+    assert np.isnan(subject_interval([one])).all()
+    single = paired_difference([one], [drawn(1, subjects=1, each=30)])
+    assert np.isnan(single.low) and single.verdict == "one subject"
+
+
+def test_resamples_without_a_class_are_drawn_again():
+    """Only subject a has class 1; the other subjects' share of right windows varies."""
+    labels, subjects = [0] * 4 + [1] * 4 + [0] * 8, ["a"] * 8 + ["b"] * 4 + ["c"] * 4
+    low, high = subject_interval([frame(labels, [0] * 4 + [1] * 4 + [0] * 6 + [1] * 2, subjects)])
+    assert 0.5 < low < high <= 1
+
+
+def test_methods_on_other_windows_are_not_compared():
+    a = drawn(0)
+    for b in (a.iloc[:-1], a.assign(subject="x" + a["subject"])):
+        with pytest.raises(ValueError, match="the same test windows"):
+            paired_difference([a], [b])
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0.1, 0.2, "better"), (-0.2, -0.1, "worse"), (-0.1, 0.2, "no significant difference")],
+)
+def test_verdicts(low, high, expected):
+    assert Interval((low + high) / 2, low, high).verdict == expected
+
+
+def test_subject_scores_average_over_the_classes_a_subject_has():
+    labels, subjects = [0, 0, 0, 1, 0, 0], list("aaaabb")
+    found = subject_scores([frame(labels, [0, 1, 1, 1, 0, 1], subjects)])
+    assert found.to_dict() == pytest.approx({"a": (1 / 3 + 1) / 2, "b": 0.5})
+
+
+def test_a_row_of_a_table_is_in_per_cent_over_runs():
+    frames = [drawn(0), drawn(1)]
+    row = score_row(frames)
+    for metric in METRICS:
+        values = [100 * scores(f)[metric] for f in frames]
+        prefix = "interval" if metric == "balanced_accuracy" else f"{metric} interval"
+        assert row[metric] == pytest.approx(np.mean(values))
+        assert row[f"{metric} sd"] == pytest.approx(np.std(values, ddof=1))
+        found = row[f"{prefix} low"] / 100, row[f"{prefix} high"] / 100
+        assert found == pytest.approx(subject_interval(frames, metric))
+    assert row["test subjects"] == 5 and row["collapsed runs"] == 0
+    assert row["auroc"] == pytest.approx(100 * np.mean([auroc(f) for f in frames]))
+    assert score_row([]) == {}
+
+
+# --- calibration ----------------------------------------------------------------------------------
+
+
+def honest(n=4000, seed=0, sure=False):
+    """Labels drawn from the predicted probabilities; or predictions that are too sure."""
+    rng = np.random.default_rng(seed)
+    p = rng.uniform(0.5, 1, n)
+    labels = (rng.random(n) > p).astype(int)
+    p = np.sqrt(p) if sure else p
+    return pd.DataFrame({"subject": "a", "label": labels, "p no": p, "p yes": 1 - p})
+
+
+def test_calibration_error_is_small_for_honest_and_the_gap_for_sure_predictions():
+    assert calibration_error(honest()) < 0.03
+    rng = np.random.default_rng(1)
+    labels = (rng.random(4000) > 0.7).astype(int)
+    sure = pd.DataFrame({"label": labels, "p no": 0.95, "p yes": 0.05})
+    for adaptive in (False, True):
+        found = calibration_error(sure, adaptive=adaptive)
+        assert found == pytest.approx(abs((labels == 0).mean() - 0.95))
+
+
+@pytest.mark.parametrize(("strategy", "adaptive"), [("uniform", False), ("quantile", True)])
+@given(seed=seeds, n_bins=st.integers(2, 20))
+@settings(max_examples=20, deadline=None)
+def test_bins_are_scikit_learns(strategy, adaptive, seed, n_bins):
+    predictions = honest(200, seed, sure=True)
+    confidence, correct = predictions["p no"], predictions["label"] == 0
+    accuracy, mean = calibration_curve(correct, confidence, n_bins=n_bins, strategy=strategy)
+    found = reliability(predictions, n_bins, adaptive)
+    assert found["windows"].sum() == 200
+    found = found.dropna()
+    np.testing.assert_allclose(found["accuracy"], accuracy)
+    np.testing.assert_allclose(found["confidence"], mean)

@@ -1,112 +1,247 @@
-"""Parameters are checked, the root is found from any folder, templates are what they should be."""
+"""Templates are what they should be, what they call exists, and wrong parameters stop them."""
 
 import ast
 import importlib
+import inspect
+import json
+import re
+import shutil
+import subprocess
+import sys
+from functools import cache
 from pathlib import Path
 
 import nbformat
 import papermill
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook
 
 from biox import notebook
+from biox.config import Section, Settings
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 TEMPLATES = sorted((ROOT / "notebooks").glob("*.ipynb"))
+pages = pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
 
 
-@pytest.fixture(autouse=True)
-def here(monkeypatch):
-    monkeypatch.chdir(ROOT)  # begin() moves to the root; undone after the test
+@cache
+def cells(path):
+    return nbformat.read(path, as_version=4).cells
 
 
-def test_a_misspelt_parameter_is_refused():
-    with pytest.raises(ValueError, match=r"found an unknown one, 'rnak' = 8"):
-        notebook.begin("bridge", {"direction": "wesad-ppg2ecg", "rnak": 8}, section="bridge")
+def code(path):
+    return [cell for cell in cells(path) if cell.cell_type == "code"]
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"rank": "8"}, r"parameter rank: expected int or None, found '8' \(str\)"),
-        ({"lr": "1e-4"}, r"parameter lr: expected float or None, found '1e-4' \(str\)"),
-        ({"direction": None}, "parameter direction: expected str, found None"),
-        ({"rank": True}, "parameter rank: expected int"),
-        ({"rank": 0}, "bridge.rank: expected a number above 0, found 0"),
-    ],
-)
-def test_wrong_values_are_refused(given, message):
-    with pytest.raises(ValueError, match=message):
-        notebook.begin("bridge", given, section="bridge")
+def tree(path):
+    return ast.parse("\n".join(cell.source for cell in code(path)))
 
 
-def test_given_parameters_win_and_name_the_results():
-    run = notebook.begin(
-        "bridge", {"direction": "wesad-ppg2ecg", "rank": 8, "lr": 1, "seeds": [4]}, "bridge"
-    )
-    assert (run.settings.bridge.rank, run.settings.bridge.lr) == (8, 1.0)
-    assert run.settings.seeds == (4,)
-    assert run.name_of("wesad-ppg2ecg") == "wesad-ppg2ecg-lr1-rank8-seeds_4_"
-    plain = notebook.begin("bridge", {"direction": "wesad-ppg2ecg", "rank": None}, "bridge")
-    assert plain.name_of("wesad-ppg2ecg") == "wesad-ppg2ecg"
+def test_pages_are_numbered_in_reading_order():
+    assert len(TEMPLATES) >= 18
+    assert [int(path.stem[:2]) for path in TEMPLATES] == list(range(1, len(TEMPLATES) + 1))
 
 
-@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
-def test_template_tells_its_parameters_and_ends_with_provenance(path):
-    declared = notebook.declared_parameters(path)
-    inspected = papermill.inspect_notebook(str(path))
-    assert list(declared) == list(inspected)  # papermill --help-notebook lists all of them
-    cells = nbformat.read(path, as_version=4).cells
-    assert cells[0].cell_type == "markdown" and cells[0].source.startswith("# ")
-    assert f'notebook.begin("{path.stem}", globals()' in cells[2].source
-    assert "notebook.provenance(" in cells[-1].source
-    assert not any("def " in cell.source for cell in cells if cell.cell_type == "code")
-    assert max(len(cell.source.splitlines()) for cell in cells) <= 35  # a screen
+@pages
+def test_a_template_is_valid_and_has_no_outputs(path):
+    nbformat.validate(nbformat.read(path, as_version=4))
+    assert not any(cell.outputs or cell.execution_count for cell in code(path))
+    tags = [tag for cell in cells(path) for tag in cell.metadata.get("tags", [])]
+    assert tags == ["parameters"]
 
 
-@pytest.mark.parametrize("cwd", [".", "notebooks", "tests/golden"])
-def test_root_is_found_from_any_folder(cwd, tmp_path):
-    """The first cell of a template, executed from different working directories."""
-    template = nbformat.read(ROOT / "notebooks" / "positions.ipynb", as_version=4)
-    code = [cell for cell in template.cells if cell.cell_type == "code"]
-    first = 'from biox import notebook\nrun = notebook.begin("positions", globals())\n'
-    code[1].source = first + "import pathlib\nprint(pathlib.Path.cwd())"
-    template.cells = code[:2]
-    nbformat.write(template, tmp_path / "first.ipynb")
-    done = papermill.execute_notebook(
-        tmp_path / "first.ipynb", tmp_path / "out.ipynb", cwd=ROOT / cwd, progress_bar=False
-    )
-    text = "".join(o.get("text", "") for o in done.cells[-1].outputs if o.get("name") == "stdout")
-    assert text.strip() == str(ROOT)
+def test_templates_on_disk_are_what_git_stores(tmp_path):
+    """DVC hashes the file on disk: if git's filter changed it, a fresh clone would be stale."""
+    copies = [shutil.copy(path, tmp_path) for path in TEMPLATES]
+    subprocess.run([sys.executable, "-m", "nbstripout", "--keep-id", *copies], check=True)
+    changed = [p.name for p in TEMPLATES if (tmp_path / p.name).read_bytes() != p.read_bytes()]
+    assert not changed, "run: nbstripout --keep-id notebooks/*.ipynb"
 
 
-def test_papermill_stops_at_an_unknown_parameter(tmp_path):
-    with pytest.raises(
-        papermill.exceptions.PapermillExecutionError, match="unknown one, 'dirction'"
-    ):
-        papermill.execute_notebook(
-            ROOT / "notebooks" / "positions.ipynb",
-            tmp_path / "out.ipynb",
-            {"dirction": "wesad-ecg2ppg"},
-            cwd=ROOT,
-            progress_bar=False,
-        )
+@pages
+def test_a_page_has_title_parameters_settings_and_provenance(path):
+    assert cells(path)[0].cell_type == "markdown" and cells(path)[0].source.startswith("# ")
+    parameters, first, *_, last = code(path)
+    assert parameters.metadata.tags == ["parameters"]
+    for statement in ast.parse(parameters.source).body:
+        assert isinstance(statement, ast.AnnAssign), ast.unparse(statement)
+        ast.literal_eval(statement.value)
+    assert list(notebook.declared_parameters(path)) == list(papermill.inspect_notebook(str(path)))
+    assert f'load_parameters("{path.stem}", globals()' in first.source
+    assert "provenance(run" in last.source
+    assert "What holds, what does not" in "".join(c.source for c in cells(path))
 
 
-@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
-def test_what_a_template_asks_of_the_package_exists(path):
-    """Every attribute of a name imported from biox: a page that runs late would fail late."""
-    cells = nbformat.read(path, as_version=4).cells
-    tree = ast.parse("\n".join(cell.source for cell in cells if cell.cell_type == "code"))
-    nodes, known = list(ast.walk(tree)), {}
-    for node in nodes:
+@pages
+def test_a_page_imports_little_and_keeps_its_cells_short(path):
+    found = [n for n in ast.walk(tree(path)) if isinstance(n, ast.Import | ast.ImportFrom)]
+    ours = [n for n in found if getattr(n, "module", "").split(".")[0] == "biox"]
+    first = ast.walk(ast.parse(code(path)[1].source))
+    in_first = [n for n in first if isinstance(n, ast.Import | ast.ImportFrom)]
+    assert len(ours) <= 5 and len(in_first) <= 10
+    assert all(isinstance(n, ast.ImportFrom) for n in ours)
+    lengths = {cell.id: len(cell.source.splitlines()) for cell in code(path)}
+    assert max(lengths.values()) <= 40, lengths
+
+
+def imported(path):
+    """Name in a page -> the module, class or function of biox that it stands for."""
+    known = {}
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "biox":
             module = importlib.import_module(node.module)
             for alias in node.names:
                 if not hasattr(module, alias.name):
                     importlib.import_module(f"{node.module}.{alias.name}")
                 known[alias.asname or alias.name] = getattr(module, alias.name)
-    assert "notebook" in known
-    for node in nodes:
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            name = node.value.id
-            assert name not in known or hasattr(known[name], node.attr), f"{name}.{node.attr}"
+    return known
+
+
+def resolve(node, known):
+    """What `name` or `module.name` stands for; None if it is not of biox."""
+    if isinstance(node, ast.Name):
+        return known.get(node.id)
+    if isinstance(node, ast.Attribute):
+        owner = resolve(node.value, known)
+        if inspect.ismodule(owner) or inspect.isclass(owner):
+            return getattr(owner, node.attr)  # AttributeError: the page is behind the package
+    return None
+
+
+@pages
+def test_what_a_page_asks_of_the_package_exists(path):
+    """A page that runs late would fail late."""
+    known = imported(path)
+    for node in ast.walk(tree(path)):
+        resolve(node, known)
+        target = resolve(node.func, known) if isinstance(node, ast.Call) else None
+        if not callable(target) or any(isinstance(a, ast.Starred) for a in node.args):
+            continue
+        signature = inspect.signature(target)
+        names = {k.arg: None for k in node.keywords if k.arg is not None}
+        open_ended = any(k.arg is None for k in node.keywords)
+        bind = signature.bind_partial if open_ended else signature.bind
+        try:
+            bind(*node.args, **names)
+        except TypeError as error:
+            pytest.fail(f"{ast.unparse(node.func)}: {error}")
+
+
+def whole_settings(path):
+    """Text by which a page names all settings: ``run.settings``, and ``settings`` if that is it."""
+    source = "\n".join(cell.source for cell in code(path))
+    plain = r"(^|\n)settings(, \w+)* = run\.settings(,|\n|\.for_direction)"
+    return ("run.settings.", "settings.") if re.search(plain, source) else ("run.settings.",)
+
+
+@pages
+def test_settings_that_a_page_reads_exist(path):
+    for node in ast.walk(tree(path)):
+        text = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
+        start = next((s for s in whole_settings(path) if text.startswith(s)), None)
+        if start is None or not re.fullmatch(r"[\w.]+", text):
+            continue
+        name, *rest = text.removeprefix(start).split(".")
+        assert hasattr(Settings, name) or name in Settings.model_fields, text
+        section = getattr(Settings.model_fields.get(name), "annotation", None)
+        if rest and inspect.isclass(section) and issubclass(section, Section):
+            assert hasattr(section, rest[0]) or rest[0] in section.model_fields, text
+
+
+# --- parameters -----------------------------------------------------------------------------------
+
+PARAMETERS = """direction: str = "wesad-ppg2ecg"
+rank: int = None
+lr: float = None  # of Adam
+seeds: list = None
+share: float = 1.0"""
+
+
+@pytest.fixture
+def page(tmp_path, monkeypatch):
+    """A project with one page, from a folder below its root; threads stay as they are."""
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    first = new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
+    begin = "from biox.notebook import load_parameters\n"
+    begin += 'run = load_parameters("page", globals(), section="bridge")\n'
+    begin += "import pathlib\nprint(pathlib.Path.cwd(), run.settings.bridge.rank)"
+    (tmp_path / "notebooks").mkdir()
+    book = new_notebook(cells=[first, new_code_cell(begin)])
+    book.metadata = {
+        "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}
+    }
+    nbformat.write(book, tmp_path / "notebooks" / "page.ipynb")
+    monkeypatch.chdir(tmp_path / "notebooks")
+    return tmp_path
+
+
+def load(**given):
+    defaults = {"direction": "wesad-ppg2ecg", "rank": None, "lr": None, "seeds": None, "share": 1.0}
+    return notebook.load_parameters("page", defaults | given, section="bridge")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"rnak": 8}, "page: unknown parameter 'rnak'"),
+        ({"rank": "8"}, "parameter rank: expected int, found '8'"),
+        ({"rank": True}, "parameter rank: expected int, found True"),
+        ({"lr": "1e-4"}, "parameter lr: expected float, found '1e-4'"),
+        ({"share": None}, "parameter share: expected float, found None"),
+        ({"seeds": 3}, "parameter seeds: expected list, found 3"),
+        ({"direction": None}, "parameter direction: expected str, found None"),
+        ({"rank": 0}, "bridge.rank: .*greater than 0, found 0"),
+        ({"seeds": [1, 1]}, r"seeds\W+expected each value once"),
+        ({"direction": "wesad"}, "direction: expected one of .*'wesad-ppg2ecg'.*found 'wesad'"),
+    ],
+)
+def test_wrong_parameters_stop(page, given, message):
+    with pytest.raises(ValueError, match=message):
+        load(**given)
+
+
+def test_given_parameters_win_and_name_the_results(page):
+    run = load(rank=8, lr=1, seeds=[4])
+    assert (run.settings.bridge.rank, run.settings.bridge.lr) == (8, 1.0)
+    assert run.settings.seeds == [4]
+    assert run.name_of("wesad-ppg2ecg") == "wesad-ppg2ecg-lr1-rank8-seeds_4_"
+    plain = load()
+    assert plain.name_of("wesad-ppg2ecg") == "wesad-ppg2ecg" and plain.overridden == {}
+    assert plain.settings == plain.settings.for_direction("wesad-ppg2ecg")
+
+
+def test_a_direction_brings_its_own_settings(page):
+    own = load(direction="wesad-ppg2ecg-hubert_small")
+    assert own.settings.bridge.lr == 1.0e-3 and own.settings.baselines.every == 5
+    assert load(direction="wesad-ppg2ecg-hubert_small", lr=0.5).settings.bridge.lr == 0.5
+
+
+def test_pages_work_from_any_folder(page):
+    assert Path.cwd() != page
+    load()
+    assert Path.cwd() == page
+
+
+def test_papermill_passes_parameters_and_stops_at_an_unknown_one(page, tmp_path):
+    done = papermill.execute_notebook(
+        "page.ipynb", tmp_path / "out.ipynb", {"rank": 3}, progress_bar=False
+    )
+    assert done.cells[-1].outputs[0].text.strip() == f"{page} 3"
+    with pytest.raises(papermill.exceptions.PapermillExecutionError, match="parameter 'rnak'"):
+        papermill.execute_notebook(
+            "page.ipynb", tmp_path / "out.ipynb", {"rnak": 3}, progress_bar=False
+        )
+
+
+def test_provenance_says_what_a_page_was_made_from(page):
+    run, file = load(rank=8), page / "params.yaml"
+    html = notebook.provenance(run, [file]).to_html()
+    assert "rank=8" in html and "sha256" in html and "not in a git checkout" in html
+
+
+def test_a_parameters_cell_must_be_tagged_once(tmp_path):
+    path = tmp_path / "page.ipynb"
+    path.write_text(json.dumps({"cells": []}))
+    with pytest.raises(AssertionError, match="expected one cell tagged parameters, found 0"):
+        notebook.declared_parameters(path)

@@ -1,18 +1,20 @@
-"""The files around the package agree, and the repository stays small and portable."""
+"""The files around the package agree, and the repository stays small, thin and portable."""
 
+import ast
 import configparser
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
 from functools import cache
+from importlib.metadata import distributions, packages_distributions
 from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -22,21 +24,32 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 REQUIREMENTS = [Requirement(r) for r in PROJECT["dependencies"] + sum(EXTRAS.values(), [])]
-TEMPLATES = sorted((ROOT / "notebooks").glob("*.ipynb"))
-LARGEST = 1_000_000  # bytes of a file in git
+PYTHONS = ("3.11.2", "3.11.7", "3.12.3", "3.13.5")  # of Debian 12, here, Ubuntu 24.04, Debian 13
+SOURCES = sorted((ROOT / "biox").rglob("*.py"))
 # Absolute paths into somebody's home or scratch folder, on Linux, macOS or Windows.
 MACHINE_PATH = re.compile(
     r"(?<![\w./~:<>-])/(?:home|root|Users|work|tmp|scratch|mnt)/\w|\b[A-Z]:\\+Users\\"
 )
 
 
-def pins() -> dict[str, Version]:
-    """Name to version, of requirements.txt."""
-    lines = (ROOT / "requirements.txt").read_text().splitlines()
-    lines = [line for line in lines if line and not line.startswith("#")]
-    pairs = [re.fullmatch(r"([\w.-]+)==([\w.]+)", line) for line in lines]
-    assert all(pairs), [line for line, pair in zip(lines, pairs, strict=True) if not pair]
-    return {canonicalize_name(pair[1]): Version(pair[2]) for pair in pairs}
+def lines(paths):
+    return sum(len(path.read_text().splitlines()) for path in paths)
+
+
+def pins(python: str) -> dict[str, Version]:
+    """Name to version, of requirements.txt, on one Python."""
+    environment = {"python_full_version": python, "python_version": ".".join(python.split(".")[:2])}
+    found = {}
+    for line in (ROOT / "requirements.txt").read_text().splitlines():
+        if line and not line.startswith("#"):
+            requirement = Requirement(line)
+            (pin,) = requirement.specifier
+            assert pin.operator == "==", line
+            if requirement.marker is None or requirement.marker.evaluate(environment):
+                name = canonicalize_name(requirement.name)
+                assert name not in found, f"{name} is pinned twice on Python {python}"
+                found[name] = Version(pin.version)
+    return found
 
 
 @cache
@@ -50,77 +63,109 @@ def repository_files() -> list[Path]:
     return [path for path in paths if path.is_file()]
 
 
-@pytest.mark.parametrize("requirement", REQUIREMENTS, ids=lambda r: r.name)
-def test_each_dependency_has_a_lower_bound_and_a_pin_above_it(requirement):
-    assert [s.operator for s in requirement.specifier] == [">="]
-    assert requirement.specifier.contains(pins()[canonicalize_name(requirement.name)])
+# --- budgets: for readers, see CONTRIBUTING ------------------------------------------------------
+
+
+def test_the_package_is_thin():
+    assert lines(SOURCES) <= 9500
+    assert not {path.name: lines([path]) for path in SOURCES if lines([path]) > 500}
+    entries = [path.name for path in (ROOT / "biox").iterdir() if path.name != "__pycache__"]
+    assert len(entries) <= 15, sorted(entries)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "most"), [("dvc.yaml", 350), ("README.md", 120), ("tests/*.py", 7500)]
+)
+def test_what_stands_around_it_is_thin(pattern, most):
+    assert lines(ROOT.glob(pattern)) <= most
+
+
+# --- dependencies ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_each_dependency_has_a_lower_bound_and_a_pin_above_it(python):
+    for requirement in REQUIREMENTS:
+        assert [s.operator for s in requirement.specifier] == [">="], requirement
+        pin = pins(python)[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(pin), requirement
 
 
 def test_pins_leave_the_kind_of_machine_open():
-    assert not [name for name in pins() if name.startswith(("nvidia", "triton", "biox"))]
+    names = pins(PYTHONS[0])
+    assert not [name for name in names if name.startswith(("nvidia", "triton", "biox"))]
 
 
-def test_pins_are_the_installed_versions():
+def test_installed_packages_are_the_pinned_ones_and_take_every_python():
     """What the tests ran with is what requirements.txt promises."""
-    from importlib.metadata import distributions
-
-    installed = {
-        canonicalize_name(d.metadata["Name"]): Version(d.version).public for d in distributions()
-    }
-    differ = {
-        name: (str(pin), installed[name])
-        for name, pin in pins().items()
-        if name in installed and str(pin) != installed[name]
-    }
-    assert not differ, f"(requirements.txt, installed): {differ}; run `make venv`"
+    pinned = pins(".".join(map(str, sys.version_info[:3])))
+    for package in distributions():
+        name = canonicalize_name(package.metadata["Name"])
+        if name in pinned:
+            installed = Version(package.version).public
+            assert str(pinned[name]) == installed, f"{name} {installed}: run `make venv`"
+            takes = SpecifierSet(package.metadata.get("Requires-Python") or "")
+            assert not [python for python in PYTHONS if python not in takes], name
 
 
-def test_environment_installs_the_pins():
+def imports(text):
+    """Top-level packages that a source imports."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module.split(".")[0]
+
+
+def test_what_is_imported_is_declared():
+    """In the package and in the notebooks; the tests may also use the extras."""
+    texts = [path.read_text() for path in SOURCES]
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        cells = nbformat.read(path, as_version=4).cells
+        texts += [cell.source for cell in cells if cell.cell_type == "code"]
+    used = {name for text in texts for name in imports(text)} - sys.stdlib_module_names - {"biox"}
+    packages = packages_distributions()
+    names = {canonicalize_name(name) for module in used for name in packages[module]}
+    declared = {canonicalize_name(Requirement(r).name) for r in PROJECT["dependencies"]}
+    assert names <= declared, names - declared
+
+
+def test_environment_installs_the_pins_on_the_same_pythons():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     assert environment["name"] == PROJECT["name"] == "biox"
-    pip = next(d["pip"] for d in environment["dependencies"] if isinstance(d, dict))
-    assert pip == ["-r requirements.txt", "-e ."]
+    *conda, pip = environment["dependencies"]
+    assert pip == {"pip": ["-r requirements.txt", "-e ."]}
+    assert conda == [f"python{PROJECT['requires-python']}", "pip"]
 
 
 def test_python_versions_agree():
-    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
-    assert "python=3.11" in environment["dependencies"]
-    assert PROJECT["requires-python"] == ">=3.11.5,<3.12"
-    assert sys.version_info[:2] == (3, 11)
+    accepted = SpecifierSet(PROJECT["requires-python"])
+    assert all(python in accepted for python in PYTHONS)
+    assert "3.10.13" not in accepted and "3.14.0" not in accepted
+    classifiers = [c.rsplit(" ", 1)[1] for c in PROJECT["classifiers"] if "Python ::" in c]
+    assert classifiers == ["3.11", "3.12", "3.13"]
+    assert "(3, 11) <= sys.version_info < (3, 14)" in (ROOT / "Makefile").read_text()
 
 
-def test_version_is_the_same_everywhere():
-    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == biox.__version__
+def test_version_and_licence_are_the_same_everywhere():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == biox.__version__
     assert f"\n## {biox.__version__} " in (ROOT / "CHANGELOG.md").read_text()
+    assert citation["license"] == PROJECT["license"] == "MIT"
+    assert (ROOT / "LICENSE").read_text().startswith("MIT License")
+    assert all((ROOT / name).is_file() for name in PROJECT["license-files"])
 
 
-def test_there_are_notebooks():
-    assert TEMPLATES, "expected notebook templates in notebooks/, found none"
-
-
-@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.name)
-def test_template_has_one_parameters_cell_and_no_outputs(path):
-    notebook = nbformat.read(path, as_version=4)
-    nbformat.validate(notebook)
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    tags = [cell.metadata.get("tags", []) for cell in notebook.cells]
-    assert sum("parameters" in t for t in tags) == 1
-    assert not any("injected-parameters" in t for t in tags)
-    assert not any(cell.outputs for cell in code)
-    assert all(cell.execution_count is None for cell in code)
-
-
-def test_templates_on_disk_are_what_git_stores(tmp_path):
-    """DVC hashes the file on disk: if git's filter changed it, a fresh clone would be stale."""
-    copies = [shutil.copy(path, tmp_path) for path in TEMPLATES]
-    subprocess.run([sys.executable, "-m", "nbstripout", "--keep-id", *copies], check=True)
-    changed = [p.name for p in TEMPLATES if (tmp_path / p.name).read_bytes() != p.read_bytes()]
-    assert not changed, "run: nbstripout --keep-id notebooks/*.ipynb"
+# --- files in git ---------------------------------------------------------------------------------
 
 
 def test_no_large_file_in_git():
-    large = {path.relative_to(ROOT).as_posix(): path.stat().st_size for path in repository_files()}
-    assert not {name: size for name, size in large.items() if size > LARGEST}
+    sizes = {path.relative_to(ROOT).as_posix(): path.stat().st_size for path in repository_files()}
+    weights = [name for name in sizes if name.startswith("data/pretrained/")]
+    recordings = [name for name in sizes if name.startswith("data/recordings/")]
+    assert sum(sizes[name] for name in weights) < 8e6
+    assert sum(sizes[name] for name in recordings) < 12e6
+    assert not {name: size for name, size in sizes.items() if size > 1e6 and name not in weights}
 
 
 def test_no_machine_paths_in_git():

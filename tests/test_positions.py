@@ -1,84 +1,115 @@
 """Probe and two-stage selection against the authors' selector and against constructed layers."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-import torch
+from fill import GOLDEN
 from fill import windows as golden_input
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
+from sklearn.preprocessing import StandardScaler
 
-from biox.activations import flattened_states
-from biox.backbones import build
 from biox.cka import linear_cka
-from biox.positions import flattened_cka, select_positions
-from biox.probe import probe_score, probe_scores
-
-GOLDEN = np.load(Path(__file__).parent / "golden" / "selector.npz")
+from biox.positions import probe_score, select_positions
 
 
-def golden_layers():
+def golden_layers(golden):
     """Rebuild the synthetic layers of selector.npz by its published recipe."""
     n = 200
     labels = golden_input("selector:logits", (n, 3)).argmax(1)
     emb = golden_input("selector:emb", (3, 24))
     inputs = [
         s * emb[labels][:, None, :] + golden_input(f"selector:in:{i}", (n, 7, 24))
-        for i, s in enumerate(GOLDEN["in_strength"].tolist())
+        for i, s in enumerate(golden["in_strength"].tolist())
     ]
     base = inputs[3].mean(1)
     outputs = [
         a * (base @ golden_input(f"selector:w:{i}", (24, 40))) / np.sqrt(24)
         + golden_input(f"selector:out:{i}", (n, 40))
-        for i, a in enumerate(GOLDEN["out_strength"].tolist())
+        for i, a in enumerate(golden["out_strength"].tolist())
     ]
     return [x.mean(1).numpy() for x in inputs], [y.numpy() for y in outputs], labels.numpy()
 
 
 def test_as_published_agrees_with_the_authors_selector():
-    new, old, labels = golden_layers()
+    golden = np.load(GOLDEN / "selector.npz")
+    new, old, labels = golden_layers(golden)
+    assert np.bincount(labels).tolist() == golden["class_counts"].tolist()
     selection = select_positions(new, old, labels, cka="biased")
-    np.testing.assert_allclose(selection.probe, GOLDEN["in_scores"], atol=0.02)
-    np.testing.assert_allclose(selection.cka_biased, GOLDEN["out_scores"], rtol=1e-3)
-    assert selection.m == int(GOLDEN["best_in"])
-    assert selection.l == int(GOLDEN["best_out"])
+    np.testing.assert_allclose(selection.probe, golden["in_scores"], atol=0.02)
+    np.testing.assert_allclose(selection.cka_biased, golden["out_scores"], rtol=1e-3)
+    assert (selection.m, selection.l) == (int(golden["best_in"]), int(golden["best_out"]))
 
 
-@pytest.mark.parametrize("best", [0, 2, 4])
-def test_finds_the_layers_that_carry_the_information(best):
-    rng = np.random.default_rng(best)
-    labels, subjects = rng.integers(0, 2, 120), np.repeat([f"p{i}" for i in range(6)], 20)
+@given(best=st.integers(0, 4), found=st.integers(0, 4), seed=st.integers(0, 10**6))
+@settings(max_examples=10, deadline=None)
+def test_finds_the_layers_that_carry_the_information(best, found, seed):
+    rng = np.random.default_rng(seed)
+    labels, subjects = np.tile([0, 1], 60), np.repeat([f"p{i}" for i in range(6)], 20)
     signal = labels[:, None] + 0.1 * rng.normal(size=(120, 1))
     new = [rng.normal(size=(120, 6)) + (3 * signal if i == best else 0) for i in range(5)]
-    old = [rng.normal(size=(120, 9)) + (3 * signal if i == 4 - best else 0) for i in range(5)]
+    old = [rng.normal(size=(120, 9)) + (3 * signal if i == found else 0) for i in range(5)]
     selection = select_positions(new, old, labels, subjects)
-    assert (selection.m, selection.l) == (best, 4 - best)
+    assert (selection.m, selection.l) == (best, found)
+    assert max(selection.probe) > 0.95 and len(selection.probe) == len(selection.cka) == 5
 
 
 def test_width_of_a_layer_misleads_only_the_biased_estimate():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(100, 40))
-    related = x[:, :4] + 1.0 * rng.normal(size=(100, 4))
-    wide = rng.normal(size=(100, 3000))
+    related, wide = x[:, :4] + rng.normal(size=(100, 4)), rng.normal(size=(100, 3000))
     labels = (x[:, 0] > 0).astype(int)
-    assert select_positions([x], [related, wide], labels, cka="biased").l == 1
-    assert select_positions([x], [related, wide], labels, cka="debiased").l == 0
+    biased, debiased = (
+        select_positions([x], [related, wide], labels, cka=cka) for cka in ("biased", "debiased")
+    )
+    assert (biased.l, debiased.l) == (1, 0)
+    assert biased.cka == debiased.cka and biased.cka_biased == debiased.cka_biased
+
+
+def test_probe_by_subject_is_the_regression_of_the_other_subjects():
+    """Two subjects are two folds: each predicted by a regression fitted on the other."""
+    rng = np.random.default_rng(2)
+    subjects, labels = np.repeat(["a", "b"], 40), rng.integers(0, 3, 80)
+    features = rng.normal(size=(80, 5)) + np.eye(5)[labels]
+    scores = []
+    for left_out in ("a", "b"):
+        rest, out = subjects != left_out, subjects == left_out
+        scale = StandardScaler().fit(features[rest])
+        head = LogisticRegression(max_iter=1000)
+        head.fit(scale.transform(features[rest]), labels[rest])
+        predicted = head.predict(scale.transform(features[out]))
+        scores.append(f1_score(labels[out], predicted, average="macro"))
+    assert probe_score(features, labels, subjects) == pytest.approx(np.mean(scores), abs=0.02)
 
 
 def test_folds_by_subject_see_through_subject_identity():
     """Features that name the subject predict subject-constant labels only if folds mix subjects."""
     rng = np.random.default_rng(1)
     subjects = np.repeat(np.arange(12), 15)
-    labels = (subjects % 2).astype(int)
+    labels = subjects % 2
     features = 3 * rng.normal(size=(12, 40))[subjects] + rng.normal(size=(180, 40))
     order = rng.permutation(180)
-    mixed = probe_score(features[order], labels[order])
-    apart = probe_score(features, labels, subjects.astype(str))
-    assert mixed > 0.95 and apart < 0.8
+    assert probe_score(features[order], labels[order]) > 0.95
+    assert probe_score(features, labels, subjects.astype(str)) < 0.8
 
 
-def test_one_pseudo_class_is_an_error_that_says_so():
-    with pytest.raises(ValueError, match="the teacher answers the same for every window"):
-        probe_score(np.random.default_rng(0).normal(size=(30, 3)), np.zeros(30, int))
+@pytest.mark.parametrize(
+    ("labels", "subjects", "message"),
+    [
+        ([0] * 30, None, "only class .0.: the teacher predicts the same for every window"),
+        ([0] * 27 + [1] * 3, None, "at least 5 windows of each pseudo-class, found {0: 27, 1: 3}"),
+        ([0, 1] * 15, ["a"] * 30, "at least two subjects.*found .'a'.; probe: as_published"),
+        ([0] * 15 + [1] * 15, ["a"] * 15 + ["b"] * 15, "two classes in some training fold"),
+    ],
+)
+def test_pseudo_labels_that_cannot_be_probed_are_refused(labels, subjects, message):
+    features = np.random.default_rng(0).normal(size=(30, 3))
+    subjects = None if subjects is None else np.array(subjects)
+    with pytest.raises(ValueError, match=message):
+        probe_score(features, np.array(labels), subjects)
+    with pytest.raises(ValueError, match=message):
+        select_positions([features], [features], np.array(labels), subjects)
 
 
 def test_flattened_features_decide_where_they_are_given():
@@ -98,71 +129,26 @@ def test_flattened_features_decide_where_they_are_given():
     assert found.cka_biased[0] == pytest.approx(linear_cka(flat[0], flat[1]))
 
 
-def test_unknown_cka_is_refused():
-    with pytest.raises(ValueError, match="'debiased' or 'biased', found 'cosine'"):
-        select_positions([], [], np.zeros(3), cka="cosine")
-
-
 def test_given_positions_are_taken_and_scored_all_the_same():
     rng = np.random.default_rng(0)
     new, old = ([rng.normal(size=(40, 5)) for _ in range(3)] for _ in range(2))
     labels = np.arange(40) % 2
     free = select_positions(new, old, labels)
-    given = select_positions(new, old, labels, m=2, l=0)
-    assert (given.m, given.l) == (2, 0) and given.probe == free.probe
-    assert given.cka[1] == pytest.approx(linear_cka(new[2], old[1], debiased=True))
-    with pytest.raises(ValueError, match=r"expected l out of 0..2, found 3"):
-        select_positions(new, old, labels, l=3)
+    taken = select_positions(new, old, labels, m=2, l=0)
+    assert (taken.m, taken.l) == (2, 0) and taken.probe == pytest.approx(free.probe)
+    assert taken.cka[1] == pytest.approx(linear_cka(new[2], old[1], debiased=True))
+    for m, l, name, wrong in ((None, 3, "l", 3), (-1, None, "m", -1)):
+        with pytest.raises(ValueError, match=rf"expected {name} in 0..2, found {wrong}"):
+            select_positions(new, old, labels, m=m, l=l)
 
 
-@pytest.mark.parametrize("by_subject", [True, False])
-def test_processes_share_probes_without_changing_a_bit(by_subject):
-    new, _, labels = golden_layers()
-    subjects = np.repeat([f"p{i}" for i in range(8)], 25) if by_subject else None
-    alone = probe_scores(new, labels, subjects)
-    assert probe_scores(new, labels, subjects, n_jobs=2) == alone
-    np.testing.assert_allclose(alone, [probe_score(x, labels, subjects) for x in new], rtol=1e-6)
-
-
-def paired_windows(n):
-    """Tiny models with random weights, and windows of one rhythm a pair."""
-    torch.manual_seed(0)
-    new, old = (build(name, "tiny", seconds=10) for name in ("papagei", "hubert_ecg"))
-    rate = torch.rand(n, 1, 1) + 1
-    signals = []
-    for backbone in (new, old):
-        spec = backbone.input_spec
-        time = torch.arange(spec.samples) / spec.rate
-        noise = 0.3 * torch.randn(n, spec.channels, spec.samples)
-        signals.append(torch.sin(2 * torch.pi * rate * time) + noise)
-    return new, old, *signals
-
-
-def test_streamed_cka_of_flattened_layers_is_exact_in_one_batch():
-    new, old, x_new, x_old = paired_windows(24)
-    outputs, inputs = flattened_states(new, x_new)[1:], flattened_states(old, x_old)[:-1]
-    exact = [[linear_cka(a, b, debiased=True) for b in inputs] for a in outputs]
-    found = flattened_cka(new, old, x_new, x_old, batch=24)
-    np.testing.assert_allclose(found, exact, atol=1e-4)
-    batches = flattened_cka(new, old, x_new, x_old, batch=10)
-    assert batches.shape == found.shape and not np.allclose(batches, found, atol=1e-4)
-    np.testing.assert_array_equal(batches, flattened_cka(new, old, x_new, x_old, batch=10))
-    np.testing.assert_allclose(batches, found, atol=0.15)
-    with pytest.raises(ValueError, match="found 24 new and 5 old"):
-        flattened_cka(new, old, x_new, x_old[:5])
-
-
-def test_streamed_values_decide_and_leave_no_biased_ones():
-    rng = np.random.default_rng(0)
-    new, old = ([rng.normal(size=(40, 5)) for _ in range(n)] for n in (2, 3))
-    labels, table = np.arange(40) % 2, np.array([[0.1, 0.9, 0.2], [0.3, np.nan, 0.7]])
-    for m, l in ((0, 1), (1, 2)):
-        found = select_positions(new, old, labels, m=m, streamed=table)
-        assert found.l == l and np.isnan(found.cka_biased).all()
-        np.testing.assert_array_equal(found.cka, table[m])
-    with pytest.raises(ValueError, match="found cka 'biased'"):
-        select_positions(new, old, labels, cka="biased", streamed=table)
-    with pytest.raises(ValueError, match="and flattened states"):
-        select_positions(new, old, labels, streamed=table, flattened=(new, old))
-    with pytest.raises(ValueError, match=r"\(2, 3\), found \(3, 2\)"):
-        select_positions(new, old, labels, streamed=table.T)
+def test_an_undefined_cka_is_never_chosen():
+    """Four windows at equal distances have no debiased CKA; others of them do."""
+    new, labels = np.arange(40.0).reshape(20, 2) ** 2, np.arange(20) % 2
+    x = new[:4]
+    apart, related = np.eye(4), np.c_[x, np.arange(4) % 2]
+    selection = select_positions([new], [new, new], labels, flattened=([x], [apart, related]))
+    assert np.isnan(selection.cka[0]) and selection.l == 1
+    assert np.isfinite(selection.cka_biased).all()
+    with pytest.raises(ValueError, match="expected a defined CKA for some old layer, found none"):
+        select_positions([new], [new], labels, flattened=([x], [apart]))

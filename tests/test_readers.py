@@ -1,37 +1,33 @@
-"""Readers: what they read from published layouts, and what they say about damaged files."""
+"""Readers of WESAD, FOG, ISRUC and DREAMER: published layouts, and damaged or hostile files.
 
+For the recordings in this repository see test_recorded_data, for one's own test_recordings.
+"""
+
+import os
+import pathlib
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
-from raw_files import (
-    heart,
-    write_bidmc,
-    write_dreamer,
-    write_edf,
-    write_eegmat,
-    write_fog,
-    write_isruc,
-    write_wesad,
-)
+from raw_files import dreamer_person, heart, write_dreamer, write_fog, write_isruc, write_wesad
+from scipy.io import loadmat, savemat
 
-from biox.data import READERS, bidmc, eegmat, fog, isruc, wesad
+from biox.data.readers import dreamer, fog, isruc, reader_named, reader_names, wesad
 from biox.data.windows import UNLABELLED
 
-WRITERS = {
-    "wesad": write_wesad,
-    "fog": write_fog,
-    "isruc": write_isruc,
-    "dreamer": write_dreamer,
-    "bidmc": write_bidmc,
-    "eegmat": write_eegmat,
-}
+WRITERS = {"wesad": write_wesad, "fog": write_fog, "isruc": write_isruc, "dreamer": write_dreamer}
 
 
-@pytest.mark.parametrize("name", sorted(READERS))
+def test_readers_are_found_by_name():
+    assert set(WRITERS) < set(reader_names()) and "labels" not in reader_names()
+    assert reader_named("fog") is fog
+    with pytest.raises(ValueError, match="reader: expected one of bidmc, .* found 'wesda'"):
+        reader_named("wesda")
+
+
+@pytest.mark.parametrize("name", reader_names())
 def test_an_absent_data_set_is_described_in_one_sentence(name, tmp_path):
-    reader = READERS[name]
+    reader = reader_named(name)
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(FileNotFoundError) as error:
             reader.subjects(folder)
@@ -41,16 +37,25 @@ def test_an_absent_data_set_is_described_in_one_sentence(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", sorted(WRITERS))
-def test_readers_share_one_shape(name, tmp_path):
+def test_readers_have_one_interface(name, tmp_path):
     WRITERS[name](tmp_path)
-    reader = READERS[name]
+    reader = reader_named(name)
     (subject,) = reader.subjects(tmp_path)
+    assert subject in reader.ABOUT.subjects
     for recording in reader.read(tmp_path, subject, source="simulated"):
         assert (recording.subject, recording.source) == (subject, "simulated")
         assert len(recording.signals) == 2 and recording.seconds > 5
         assert recording.label(0.0, 2.0) in range(len(reader.CLASSES))
     with pytest.raises(FileNotFoundError):
         reader.read(tmp_path, "S99" if name == "wesad" else "099")
+
+
+def test_listing_does_not_depend_on_the_file_system(tmp_path, monkeypatch):
+    for subject in ("S4", "S2", "S11"):
+        write_wesad(tmp_path, subject, seconds=3)
+    listed = pathlib.Path.glob
+    monkeypatch.setattr(pathlib.Path, "glob", lambda self, p: reversed(sorted(listed(self, p))))
+    assert wesad.subjects(tmp_path) == ["S2", "S4", "S11"]
 
 
 # WESAD and its pickles
@@ -61,13 +66,9 @@ def test_wesad_reads_values_rates_and_labels(tmp_path):
     write_wesad(tmp_path / "WESAD", "S2", seconds=9)
     assert wesad.subjects(tmp_path) == wesad.subjects(tmp_path / "WESAD") == ["S2", "S10"]
     (got,) = wesad.read(tmp_path, "S10")
-    want = pickle.loads(path.read_bytes(), encoding="latin1")
-    np.testing.assert_array_equal(
-        got.signals["ecg"].values[0], want["signal"]["chest"]["ECG"][:, 0]
-    )
-    np.testing.assert_array_equal(
-        got.signals["ppg"].values[0], want["signal"]["wrist"]["BVP"][:, 0]
-    )
+    want = pickle.loads(path.read_bytes(), encoding="latin1")["signal"]
+    np.testing.assert_array_equal(got.signals["ecg"].values[0], want["chest"]["ECG"][:, 0])
+    np.testing.assert_array_equal(got.signals["ppg"].values[0], want["wrist"]["BVP"][:, 0])
     assert (got.signals["ecg"].rate, got.signals["ppg"].rate) == (700, 64)
     assert [got.label(a, a + 2) for a in (0.5, 2, 4, 6.5)] == [0, UNLABELLED, 1, 2]
 
@@ -84,24 +85,73 @@ def test_a_cut_pickle_is_named(keep, tmp_path):
 @pytest.mark.parametrize(("change", "message"), [
     ({"label": np.ones(5)}, "expected 2100 labels, one per ECG sample, found 5"),
     ({"label": np.full(2100, 9)}, "expected labels 0 to 7, found \\[9\\]"),
-    ({"label": "none"}, "expected one column of numbers in label"),
+    ({"label": "none"}, "expected an array of numbers in label"),
     ({"signal": {"chest": {}}}, "expected the key signal/chest/ECG, found no 'ECG'"),
     ({"signal": 3}, "found no 'chest'"),
-    ({"label": 3}, "S2.pkl: expected one column of numbers in label, found int64 of shape \\(\\)"),
-    ({"label": [[1], [1, 2]]}, "S2.pkl: expected one column .* found rows of unequal length"),
-    ({"label": np.ones((2100, 1, 1))}, "found float64 of shape \\(2100, 1, 1\\)"),
-    ({"label": np.ones((1, 2100))}, "found float64 of shape \\(1, 2100\\)"),
-    ({"label": np.array(["1"] * 2100)}, "found <U1 of shape \\(2100,\\)"),
-    ({"label": {"a": 1}}, "found object of shape"),
-    ({"signal": {"chest": {"ECG": 0.5}}}, "numbers in signal/chest/ECG, found float64"),
-    ({"signal": {"chest": {"ECG": np.ones((9, 2))}}}, "found float64 of shape \\(9, 2\\)"),
-    ({"signal": {"chest": {"ECG": np.ones(2100)}, "wrist": {"BVP": [[1.0], []]}}},
-     "numbers in signal/wrist/BVP, found rows of unequal length"),
+    ({"label": [[1], [1, 2]]}, "S2.pkl: expected an array of numbers in label"),
+    ({"label": np.ones((1, 2100))}, "expected one column in label, found shape \\(1, 2100\\)"),
+    ({"label": np.array(["1"] * 2100)}, "expected an array of numbers in label"),
+    ({"signal": {"chest": {"ECG": np.ones((9, 2))}}}, "in signal/chest/ECG, found shape \\(9, 2"),
+    ({"signal": {"chest": {"ECG": np.ones(0)}}}, "found shape \\(0,\\)"),
 ])  # fmt: skip
 def test_wesad_content_is_checked(change, message, tmp_path):
     write_wesad(tmp_path, seconds=3, **change)
     with pytest.raises(ValueError, match=message):
         wesad.read(tmp_path, "S2")
+
+
+def test_a_pickle_as_python_2_wrote_it_is_read(tmp_path):
+    path = tmp_path / "x.pkl"
+    path.write_bytes(
+        b"\x80\x02}q\x00U\x05labelq\x01cnumpy.core.multiarray\n_reconstruct\nq\x02cnumpy\nndarray\n"
+        b"q\x03K\x00\x85U\x01bq\x04\x87Rq\x05(K\x01K\x02\x85cnumpy\ndtype\nq\x06U\x02f8K\x00K\x01"
+        b"\x87Rq\x07(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U\x10"
+        + np.array([1.5, -2.25]).tobytes()
+        + b"tbs."
+    )
+    np.testing.assert_array_equal(wesad.read_pickle(path)["label"], [1.5, -2.25])
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_safe_pickles_equal_pickle(protocol, tmp_path):
+    content = {
+        "a": np.arange(6, dtype=np.int32).reshape(2, 3),
+        "b": [1, 2.5, "text", None, (True, b"x")],
+        "c": {"d": np.float32(3.5), "e": np.zeros((0, 1))},
+    }
+    path = tmp_path / "x.pkl"
+    path.write_bytes(pickle.dumps(content, protocol=protocol))
+    got = wesad.read_pickle(path)
+    np.testing.assert_array_equal(got["a"], content["a"])
+    assert got["b"][:4] == content["b"][:4] and got["c"]["d"] == 3.5
+    assert got["c"]["e"].shape == (0, 1)
+
+
+class Attack:
+    def __init__(self, call, *arguments):
+        self.call, self.arguments = call, arguments
+
+    def __reduce__(self):
+        return self.call, self.arguments
+
+
+@pytest.mark.parametrize("call", ["open", "eval", "system", "touch", "numpy"])
+def test_a_hostile_pickle_is_refused_and_runs_nothing(call, tmp_path):
+    mark = tmp_path / "mark"
+    attacks = {
+        "open": Attack(open, str(mark), "w"),
+        "eval": Attack(eval, f"open({str(mark)!r}, 'w')"),
+        "system": Attack(os.system, f"touch {mark}"),
+        "touch": Attack(pathlib.Path.touch, mark),
+        "numpy": Attack(np.save, str(mark), 1),
+    }
+    path = write_wesad(tmp_path, seconds=3, label=attacks[call])
+    with pytest.raises(ValueError, match="nothing of it was run") as error:
+        wesad.read(tmp_path, "S2")
+    assert str(path) in str(error.value)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["S2"]
+    pickle.loads(path.read_bytes())  # the attack is real: an ordinary reader falls for it
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 # FOG
@@ -116,22 +166,18 @@ def test_fog_takes_the_columns_of_the_patient_and_session(tmp_path):
     write_fog(tmp_path / "FilteredData", "008/OFF_1", task=10, table=table)
     write_fog(tmp_path / "FilteredData", "008/OFF_1", task=2, table=table)
     assert fog.subjects(tmp_path) == ["001", "003", "008", "009"]
-    names = [r.name for r in fog.read(tmp_path, "008")]
-    assert names == [
-        "008_OFF_1_task_1",
-        "008_OFF_1_task_2",
-        "008_OFF_1_task_10",
-        "008_OFF_2_task_1",
-    ]
-    want = {"001": (27, 28, 31), "003": (28, 27, 31), "009": (28, 27, 30)}
-    for patient, columns in want.items():
+    names = [r.name.removeprefix("008_OFF_") for r in fog.read(tmp_path, "008")]
+    assert names == ["1_task_1", "1_task_2", "1_task_10", "2_task_1"]
+    for patient, columns in {"001": (27, 28, 31), "003": (28, 27, 31), "009": (28, 27, 30)}.items():
         (got,) = fog.read(tmp_path, patient)
         assert tuple(got.signals["emg"].values[:, 0]) == columns
-        assert tuple(got.signals["eeg"].values[:, 0]) == (4, 5, 6, 7, 10, 11)
-        np.testing.assert_allclose(
-            got.signals["eeg"].values[0], 4 + np.arange(rows) / 100, rtol=1e-6
-        )
+        eeg = got.signals["eeg"].values
+        assert tuple(eeg[:, 0]) == (4, 5, 6, 7, 10, 11)
+        np.testing.assert_allclose(eeg[0], 4 + np.arange(rows) / 100, rtol=1e-6)
     assert tuple(fog.read(tmp_path, "008")[3].signals["emg"].values[:, 0]) == (27, 31, 28)
+    write_fog(tmp_path / "FilteredData", "013", table=table)
+    with pytest.raises(ValueError, match="expected a session with known EMG columns"):
+        fog.read(tmp_path, "013")
 
 
 def spoil_fog(path, how):
@@ -162,12 +208,6 @@ def test_fog_names_the_damage(how, message, tmp_path):
     with pytest.raises(ValueError, match=message) as error:
         fog.read(tmp_path, "001")
     assert str(path) in str(error.value)
-
-
-def test_fog_does_not_guess_columns_of_unknown_patients(tmp_path):
-    write_fog(tmp_path, "013", rows=20)
-    with pytest.raises(ValueError, match="expected a session with known EMG columns"):
-        fog.read(tmp_path, "013")
 
 
 # ISRUC
@@ -208,136 +248,106 @@ def test_isruc_truncated_and_foreign_files_are_named(keep, tmp_path):
         isruc.read(tmp_path, "1")
 
 
-# BIDMC
+# DREAMER
 
 
-@pytest.mark.parametrize("pack", [False, True])
-def test_bidmc_groups_records_by_patient_at_125_hz(pack, tmp_path):
-    rates = np.r_[np.full(40, 80), np.full(40, 100), np.full(41, 91)]
-    write_bidmc(tmp_path, "bidmc_02", "s00007", rates=rates, pack=pack)
-    write_bidmc(tmp_path, "bidmc_10", "s00007", pack=pack)
-    write_bidmc(tmp_path, "bidmc_03", "s00002", pack=pack)
-    assert bidmc.subjects(tmp_path) == ["s00002", "s00007"]
-    got = bidmc.read(tmp_path, "s00007")
-    assert [r.name for r in got] == ["bidmc_02", "bidmc_10"]
-    assert got[0].signals["ecg"].rate == 125 and got[0].seconds == pytest.approx(120.008)
-    np.testing.assert_allclose(
-        got[0].signals["ecg"].values[0, :900], heart(121, 125)[:900], atol=1e-5
-    )
-    np.testing.assert_allclose(got[0].signals["ppg"].values[0, 0], 0.5)
-    assert [got[0].label(a, a + 30) for a in (0, 45, 85, 25)] == [0, 1, UNLABELLED, UNLABELLED]
+def test_clips_come_out_as_scipy_finds_them_without_the_headsets_level(tmp_path):
+    path = write_dreamer(tmp_path / "DREAMER", [dreamer_person(s) for s in range(11)])
+    assert dreamer.subjects(tmp_path) == [str(s) for s in range(1, 12)]
+    person = loadmat(path)["DREAMER"][0, 0]["Data"][0, 10]  # as torcheeg reads it
+    got = dreamer.read(tmp_path, "11")
+    assert [r.name for r in got] == [f"subject11_clip{i}" for i in (1, 2, 3)]
+    for i, recording in enumerate(got):
+        eeg, ecg = recording.signals["eeg"], recording.signals["ecg"]
+        raw = person["EEG"][0, 0]["stimuli"][0, 0][i, 0]
+        want = (raw - np.median(raw, axis=0)).T
+        np.testing.assert_allclose(eeg.values, want, rtol=1e-4, atol=1e-3)
+        raw = person["ECG"][0, 0]["stimuli"][0, 0][i, 0]
+        np.testing.assert_allclose(ecg.values, raw.T, rtol=1e-6)
+        assert (eeg.rate, ecg.rate, eeg.unit, ecg.unit) == (128, 256, "uV", "a.u.")
+        assert eeg.channels == dreamer.EEG_CHANNELS and eeg.seconds == ecg.seconds == 20 + 2 * i
 
 
-@pytest.mark.parametrize(("how", "message"), [
-    ("cut", "expected 120 s as in the numerics, found 60"),
-    ("column", "expected numbers in the columns \\['II'\\]"),
-    ("gzip", "expected a whole CSV file"),
-    ("foreign", "expected"),
+@pytest.mark.parametrize(("target", "want"), [
+    ("valence", [0, 1, 0]), ("arousal", [1, 0, 0]), ("dominance", [0, 0, 0]),
 ])  # fmt: skip
-def test_bidmc_names_the_damage(how, message, tmp_path):
-    path = write_bidmc(tmp_path, pack=how == "gzip")
-    content = path.read_bytes()
-    half = content[: len(content) // 2]
-    changed = {
-        "cut": half[: half.rfind(b"\n") + 1],
-        "column": content.replace(b" II", b" III"),
-        "gzip": half,
-        "foreign": bytes(range(256)) * 9,
-    }
-    path.write_bytes(changed[how])
+def test_scores_above_three_are_high_and_leads_are_picked(target, want, tmp_path):
+    write_dreamer(tmp_path)
+    got = dreamer.read(tmp_path, "1", target=target, channels={"ecg": ["ECG 2"]})
+    assert [recording.label(0, 10) for recording in got] == want
+    both = dreamer.read(tmp_path, "1")[0].signals["ecg"].values
+    np.testing.assert_array_equal(got[0].signals["ecg"].values, both[1:])
+    with pytest.raises(ValueError, match="ecg: expected channels out of .* found \\['V1'\\]"):
+        dreamer.read(tmp_path, "1", channels={"ecg": ["V1"]})
+
+
+def short(**changed):
+    return dreamer_person(seconds=4, **changed)
+
+
+def changed_stimuli(device, change):
+    person = short()
+    person[device]["stimuli"] = change(person[device]["stimuli"])
+    return person
+
+
+@pytest.mark.parametrize(("person", "message"), [
+    (short(ScoreValence=None), "expected EEG.stimuli, ECG.stimuli and ScoreValence"),
+    (short(ECG=None), "expected EEG.stimuli, ECG.stimuli"),
+    (short(EEG={"baseline": []}), "expected EEG.stimuli"),
+    (short(EEG=3.0), "expected EEG.stimuli"),
+    (short(ScoreValence=[2, 0, 5]), "expected one score from 1 to 5 .* found scores \\[2, 0, 5\\]"),
+    (short(ScoreValence=[2, 2.5, 5]), "found scores \\[2.0, 2.5, 5.0\\]"),
+    (short(ScoreValence=[2, np.nan, 5]), "found scores .*nan"),
+    (short(ScoreValence="high"), "found scores \\['high'\\]"),
+    (short(ScoreValence=[2, 4]), "found scores \\[2, 4\\], 3 clips of EEG"),
+    (changed_stimuli("ECG", lambda x: x[:2]), "2 of ECG"),
+    (changed_stimuli("EEG", lambda x: [x[0], x[1][:, :13], x[2]]),
+     "expected numbers \\[samples, 14\\] in clip 2, found float64 of shape .*, 13"),
+    (changed_stimuli("EEG", lambda x: [x[0].T, *x[1:]]), "clip 1, found .* shape \\(14, 512\\)"),
+    (changed_stimuli("ECG", lambda x: [x[0], x[1], x[2][:0]]), "clip 3, found"),
+    (changed_stimuli("ECG", lambda x: [x[0], "text", x[2]]), "clip 2, found <U4"),
+])  # fmt: skip
+def test_what_is_wrong_in_dreamer_is_named(person, message, tmp_path):
+    path = write_dreamer(tmp_path, [short(), person])
+    assert len(dreamer.read(tmp_path, "1")) == 3  # the others stay readable
     with pytest.raises(ValueError, match=message) as error:
-        bidmc.read(tmp_path, "s00001")
-    assert str(path) in str(error.value)
+        dreamer.read(tmp_path, "2")
+    assert str(error.value).startswith(f"{path}, subject 2: ") and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("how", "where"), [
-    ("changed", 0), ("changed", 12), ("changed", 400), ("changed", 0.5), ("changed", -6),
-    ("cut", 5), ("cut", 12), ("cut", 400), ("cut", 0.5), ("cut", -6),
+@pytest.mark.parametrize("keep", [0, 50, 200, 5000, -100])
+def test_a_cut_mat_file_is_named(keep, tmp_path):
+    path = write_dreamer(tmp_path, [short()])
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ValueError, match="DREAMER.mat: expected a whole MATLAB v5 file"):
+        dreamer.read(tmp_path, "1")
+
+
+@pytest.mark.parametrize("content", [
+    b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(600), b"not a MATLAB file\n" * 40,
+    {"other": np.ones(3)}, {"DREAMER": np.ones(3)}, {"DREAMER": {"Score": np.ones(3)}},
 ])  # fmt: skip
-def test_bidmc_damaged_gzip_is_named(how, where, tmp_path):
-    path = write_bidmc(tmp_path, pack=True)
-    content = path.read_bytes()
-    where = len(content) // 2 if where == 0.5 else where
-    rest = b"" if how == "cut" else b"\xff\xff\xff\xff" + content[where:][4:]
-    path.write_bytes(content[:where] + rest)
-    with pytest.raises(ValueError, match="Signals.csv.gz: expected .*found") as error:
-        bidmc.read(tmp_path, "s00001")
-    assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
+def test_foreign_mat_files_are_named(content, tmp_path):
+    path = tmp_path / "DREAMER.mat"
+    path.write_bytes(content) if isinstance(content, bytes) else savemat(path, content)
+    with pytest.raises(ValueError, match="expected a whole MATLAB v5 file with DREAMER.Data"):
+        dreamer.subjects(tmp_path)
 
 
-def test_bidmc_without_its_numerics_or_patient_is_an_error(tmp_path):
-    write_bidmc(tmp_path)
-    (tmp_path / "bidmc_01_Numerics.csv").unlink()
-    with pytest.raises(FileNotFoundError, match="Numerics"):
-        bidmc.read(tmp_path, "s00001")
-    (tmp_path / "bidmc_01_Fix.txt").write_text("nothing")
-    with pytest.raises(ValueError, match="bidmc_01_Fix.txt: expected .*MIMIC II matched wdb ID"):
-        bidmc.subjects(tmp_path)
+def test_a_replaced_mat_file_is_read_again(tmp_path):
+    path = write_dreamer(tmp_path, [short()])
+    with pytest.raises(FileNotFoundError, match="subject 2, found 1 to 1"):
+        dreamer.read(tmp_path, "2")
+    write_dreamer(tmp_path, [short()] * 2)
+    os.utime(path, (1, 1))
+    assert dreamer.subjects(tmp_path) == ["1", "2"]
 
 
-# EEGMAT
-
-
-def test_eegmat_picks_channels_in_order_and_converts_by_the_header_unit(tmp_path):
-    rng = np.random.default_rng(0)
-    t = np.arange(10 * 500) / 500
-    wave = {name: k + rng.normal(size=t.size) for k, name in enumerate(eegmat.EEG_CHANNELS)}
-    units = {"Fp1": ("mV", 1e-3), "O2": ("V", 1e-6)}
-    for part in (1, 2):
-        channels = {"EEG A2-A1": ("uV", np.zeros(t.size)), "ECG ECG": ("mV", heart(10, 500))}
-        for name in reversed(eegmat.EEG_CHANNELS):
-            unit, factor = units.get(name, ("uV", 1.0))
-            # keep 16-bit steps small by writing millivolts and volts near their full scale
-            channels[f"EEG {name}"] = (unit, wave[name] * factor * (1e3 if factor < 1 else 1))
-        write_edf(tmp_path / f"Subject03_{part}.edf", channels)
-    assert eegmat.subjects(tmp_path) == ["Subject03"]
-    rest, task = eegmat.read(tmp_path, "Subject03")
-    assert [rest.name, task.name] == ["Subject03_1", "Subject03_2"]
-    assert (rest.label(0, 4), task.label(0, 4)) == (0, 1)
-    eeg, ecg = rest.signals["eeg"], rest.signals["ecg"]
-    assert (eeg.unit, ecg.unit, eeg.rate) == ("uV", "mV", 500)
-    np.testing.assert_allclose(eeg.values[4], wave["C3"], atol=1e-3)
-    np.testing.assert_allclose(eeg.values[0], wave["Fp1"] * 1e3, atol=0.1)
-    np.testing.assert_allclose(eeg.values[11] / 1e6, wave["O2"] * 1e-3, atol=1e-3)
-    np.testing.assert_allclose(ecg.values[0], heart(10, 500), atol=1e-3)
-
-
-def edf_with(tmp_path, **changed):
-    names = [f"EEG {name}" for name in eegmat.EEG_CHANNELS]
-    channels = {name: ("uV", np.arange(1500.0)) for name in names} | {
-        "ECG ECG": ("mV", heart(3, 500))
-    }
-    channels |= {name.replace("_", " "): value for name, value in changed.items()}
-    channels = {k: v for k, v in channels.items() if v is not None}
-    for part in (1, 2):
-        write_edf(tmp_path / f"Subject01_{part}.edf", channels)
-    return tmp_path / "Subject01_1.edf"
-
-
-def test_eegmat_refuses_units_that_are_no_voltage(tmp_path):
-    edf_with(tmp_path, ECG_ECG=("mmHg", heart(3, 500)))
-    with pytest.raises(ValueError, match="found {'ECG ECG': 'mmHg'}"):
-        eegmat.read(tmp_path, "Subject01")
-
-
-def test_eegmat_refuses_missing_channels(tmp_path):
-    edf_with(tmp_path, EEG_O2=None)
-    with pytest.raises(ValueError, match="found none of \\['EEG O2'\\]"):
-        eegmat.read(tmp_path, "Subject01")
-
-
-@pytest.mark.parametrize("keep", [0, 100, 256, 1000, 0.5, -3])
-def test_a_cut_edf_is_named(keep, tmp_path):
-    path = edf_with(tmp_path)
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2 if keep == 0.5 else keep])
-    with pytest.raises(ValueError, match="Subject01_1.edf: expected"):
-        eegmat.read(tmp_path, "Subject01")
-
-
-def test_listing_does_not_depend_on_the_file_system(tmp_path, monkeypatch):
-    for subject in ("S4", "S2", "S11"):
-        write_wesad(tmp_path, subject, seconds=3)
-    listed = Path.glob
-    monkeypatch.setattr(Path, "glob", lambda self, p: reversed(sorted(listed(self, p))))
-    assert wesad.subjects(tmp_path) == ["S2", "S4", "S11"]
+def test_an_ecg_half_as_fast_shows_in_the_lengths(tmp_path):
+    """A WESAD pickle states no rate: an ECG at 350 Hz looks half as long as the PPG."""
+    signal = {"chest": {"ECG": heart(60, 350)}, "wrist": {"BVP": heart(60, 64)}}
+    write_wesad(tmp_path, seconds=60, track=np.ones(60 * 350, int), signal=signal)
+    (got,) = wesad.read(tmp_path, "S2")
+    with pytest.raises(ValueError, match="S2: .* equal length .* found ecg 30.00 s, ppg 60.00 s"):
+        got.aligned(["ecg", "ppg"])

@@ -1,21 +1,20 @@
-"""Your own recordings: files that MNE or WFDB reads, and what is said about a wrong table."""
+"""Your own recordings: files that MNE or WFDB reads, a table of labels; and ``data check``."""
 
-from types import MappingProxyType
+import re
 
 import numpy as np
 import pytest
 import wfdb
 import yaml
-from raw_files import heart, write_edf
+from raw_files import ECG, PPG, heart, write_edf, write_fog, write_isruc, write_wesad
 
-from biox import real
-from biox.config import load_settings
-from biox.data import recordings
+from biox import __main__
+from biox.config import Dataset
+from biox.data.readers import recordings
+from biox.data.splits import cut_dataset, source_of
 from biox.data.windows import UNLABELLED
-from biox.experiment import cut_dataset, input_spec, source_of
-from biox.files import project_root
 
-PICKS = MappingProxyType({"ecg": ["II"], "ppg": ["PLETH"]})
+PICKS = {"ecg": ["II"], "ppg": ["PLETH"]}
 TABLE = "file,subject,start_s,stop_s,label\n"
 
 
@@ -79,7 +78,7 @@ def test_recordings_reads_edf_and_fif_in_the_same_units(tmp_path):
     ("r1.hea,p1,0,8,calm\nr1.hea,p1,20,28,busy\n",
      "labels.csv, row 3: expected a start within the 20 s of r1.hea, found start_s '20'"),
     ("r1.hea,p1,0,8,calm,5\n", "labels.csv: expected columns"),
-    ("r2.hea,p1,0,8,calm\n", "r2.hea: named in labels.csv, found nothing"),
+    ("r2.hea,p1,0,8,calm\n", "r2.hea: expected a recording, found nothing"),
     ("foreign.edf,p1,0,8,calm\n", "foreign.edf: expected an EDF"),
     ("foreign.fif,p1,0,8,calm\n", "foreign.fif: expected a file MNE reads"),
     ("foreign.hea,p1,0,8,calm\n", "foreign.hea: expected a WFDB record"),
@@ -110,70 +109,116 @@ def test_recordings_names_missing_channels_and_columns(tmp_path):
         recordings.subjects(tmp_path)
 
 
-def own_settings(tmp_path, **changed):
-    """The project's settings with a data set of one's own, and that data set's choice."""
-    content = yaml.safe_load((project_root() / "params.yaml").read_text())
-    subjects = {"train": ["p1"], "val": ["p2"], "pair": ["p3"], "test": ["p10"]}
-    content["real_datasets"] = {
-        "mine": {
-            "source": "original",
-            "folder": "unused",
-            "seconds": 10.0,
-            "step": 5.0,
-            "condition_per": "recording",
-            "reader": "recordings",
-            "picks": {name: list(picks) for name, picks in PICKS.items()},
-            "classes": ["calm", "busy"],
-            "splits": subjects,
-        }
-        | changed
-    }
-    content["real_directions"] = {"mine-ecg2ppg": {"dataset": "mine", "old": "ecg", "new": "ppg"}}
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
-    settings = load_settings(tmp_path / "params.yaml")
-    return settings, settings.dataset("mine")
+MINE = {
+    "source": "original",
+    "folder": "unused",
+    "seconds": 60.0,
+    "step": 5.0,
+    "condition_per": "recording",
+    "reader": "recordings",
+    "picks": PICKS,
+    "classes": ["calm", "busy"],
+    "splits": {"train": ["p1"], "val": ["p2"], "pair": ["p3"], "test": ["p10"]},
+}
 
 
 def own_folder(folder, subjects=("p1", "p2", "p3", "p10")):
     """An EDF file a subject: calm, a gap, busy."""
     rows = []
     for i, subject in enumerate(subjects):
-        wave = np.sin(np.arange(60 * 200) / 30) + 0.1 * np.random.default_rng(i).normal(size=12000)
-        channels = {"II": ("mV", heart(60, 200, seed=i)), "PLETH": ("%", wave)}
+        wave = np.sin(np.arange(160 * 200) / 30)
+        wave += 0.1 * np.random.default_rng(i).normal(size=wave.size)
+        channels = {"II": ("mV", heart(160, 200, seed=i)), "PLETH": ("%", wave)}
         write_edf(folder / f"{subject}.edf", channels, rate=200)
-        rows += [f"{subject}.edf,{subject},0,25,calm", f"{subject}.edf,{subject},35,60,busy"]
+        rows += [f"{subject}.edf,{subject},0,75,calm", f"{subject}.edf,{subject},85,160,busy"]
     (folder / "labels.csv").write_text(TABLE + "\n".join(rows) + "\n")
 
 
 def test_own_recordings_go_from_settings_to_windows(tmp_path):
-    own_folder(tmp_path / "mine")
-    settings, choice = own_settings(tmp_path)
-    specs = {name: input_spec(settings, "mine", name) for name in settings.modalities("mine")}
-    parts = cut_dataset("mine", choice, tmp_path / "mine", specs)
-    assert {name: set(part.subjects) for name, part in parts.items()} == {
-        name: set(names) for name, names in choice.splits.items()
-    }
+    own_folder(tmp_path)
+    choice, specs = Dataset(**MINE), {"ecg": ECG, "ppg": PPG}
+    parts = cut_dataset("mine", choice, specs, tmp_path)
+    assert {name: sorted(set(part.subjects)) for name, part in parts.items()} == choice.splits
     for name, part in parts.items():
         assert part.classes == ("calm", "busy")
         assert part.source == source_of("mine", choice) == "original mine"
-        assert part.signals["ecg"].shape[1:] == (1, 1000)
-        assert part.signals["ppg"].shape[1:] == (1, 1250)
-        # purity 0.8: 8 of the 10 s must be calm (until 25 s) or busy (from 35 s)
-        labels = [0] * 4 + [-1] * 3 + [1] * 4
-        want = [k for k in labels if k >= 0 or name == "pair"]
-        assert part.labels.tolist() == want
-    write_edf(tmp_path / "mine" / "p3.edf", {"PLETH": ("%", np.ones(4000))}, rate=200)
+        assert part.signals["ecg"].shape[1:] == (1, 6000)
+        assert part.signals["ppg"].shape[1:] == (1, 7500)
+        # purity 0.8: 48 of the 60 s must be calm (until 75 s) or busy (from 85 s)
+        labels = [0] * 6 + [UNLABELLED] * 9 + [1] * 6
+        assert part.labels.tolist() == [k for k in labels if k >= 0 or name == "pair"]
+    write_edf(tmp_path / "p3.edf", {"PLETH": ("%", np.ones(4000))}, rate=200)
     with pytest.raises(ValueError, match="p3.edf: expected the channels \\['II'\\], found"):
-        cut_dataset("mine", choice, tmp_path / "mine", specs)
+        cut_dataset("mine", choice, specs, tmp_path)
 
 
-def test_make_real_asks_for_the_folder_of_own_recordings(tmp_path):
-    settings, _ = own_settings(tmp_path)
-    (sentence,) = real._missing(settings, tmp_path)
-    assert sentence.startswith(f"{tmp_path / 'mine'}: expected labels.csv")
+# data check
+
+
+def check(capsys, *arguments):
+    """Status and printed text of the command."""
+    status = __main__.main(["data", "check", *map(str, arguments)])
+    return status, capsys.readouterr().out
+
+
+def test_missing_damaged_and_partly_dead_subjects_are_told_apart(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_isruc(tmp_path, "1", n=8, stages=[0, 2] * 4)
+    write_isruc(tmp_path, "2")[1].unlink()
+    mat, _ = write_isruc(tmp_path, "3")
+    mat.write_bytes(mat.read_bytes()[:2000])
+    ecg = heart(240, 200).reshape(8, 6000)
+    ecg[2:4] = 0.3
+    write_isruc(tmp_path, "4", n=8, stages=[0] * 8, X2=ecg)
+    write_isruc(tmp_path, "5", X2=np.zeros((4, 6000)))
+    status, said = check(capsys, "isruc", tmp_path)
+    lines = {line.split()[0]: line for line in reversed(said.splitlines())}
+    assert status == 1
+    assert re.search(r"ok +4.0 +eeg 200 Hz, ecg 200 Hz +wake 2.0, sleep 2.0", lines["1"])
+    assert re.search("missing .*N_1.txt", lines["2"])
+    assert re.search("damaged .*subject3.mat: expected", lines["3"])
+    assert re.search("ok .* 1.0 min ecg X2 constant", lines["4"])
+    assert re.search("damaged .*expected sound signals, found none", lines["5"])
+    assert re.search("missing .*no files", lines["6"])
+    assert "2 of 99 subjects sound, 0.1 hours of signal" in said and "Cite: Khalighi" in said
+
+
+def test_clocks_that_do_not_fit_are_damage(tmp_path, capsys):
+    signal = {"chest": {"ECG": heart(20, 700)}, "wrist": {"BVP": heart(20, 32)}}
+    write_wesad(tmp_path, seconds=20, signal=signal)
+    _, said = check(capsys, "wesad", tmp_path)
+    assert re.search("S2 +damaged .*S2: expected modalities of equal length within 1 s", said)
+
+
+def test_a_sound_data_set_of_the_settings_passes(tmp_path, capsys, monkeypatch):
     own_folder(tmp_path / "mine")
-    assert real._missing(settings, tmp_path) == []
-    settings, _ = own_settings(tmp_path, reader="recording", picks={}, classes=[])
-    (sentence,) = real._missing(settings, tmp_path)
-    assert sentence.startswith("reader: expected one of bidmc, ")
-    assert sentence.endswith("found 'recording'")
+    root = __main__.__file__.replace("biox/__main__.py", "params.yaml")
+    with open(root) as file:
+        content = yaml.safe_load(file)
+    content["datasets"]["mine"] = MINE
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
+    (tmp_path / "dvc.yaml").write_text("")
+    monkeypatch.chdir(tmp_path)
+    status, said = check(capsys, "mine", "mine")
+    assert status == 0 and "4 of 4 subjects sound" in said
+    assert re.search("p10 +ok +2.7 +ecg 200 Hz, ppg 200 Hz +calm 1.2, busy 1.2", said)
+    (tmp_path / "mine" / "p10.edf").write_bytes(b"none")
+    status, said = check(capsys, "mine", "mine")
+    assert status == 1 and "p10.edf: expected an EDF file" in said
+
+
+@pytest.mark.parametrize(("name", "message"), [
+    ("recordings", "expected a data set of params.yaml with picks and classes"),
+    ("wesda", "reader: expected one of bidmc, dreamer, .* found 'wesda'"),
+    ("fog", "expected folders 001 .*Mendeley.* found nothing"),
+])  # fmt: skip
+def test_what_cannot_be_checked_is_named(name, message, tmp_path, capsys):
+    status, said = check(capsys, name, tmp_path)
+    assert status == 1 and re.search(message, said)
+
+
+def test_a_check_survives_any_failure_of_a_reader(tmp_path, capsys, monkeypatch):
+    write_fog(tmp_path)
+    monkeypatch.setattr("biox.data.readers.fog._table", lambda *arguments: 1 / 0)
+    _, said = check(capsys, "fog", tmp_path)
+    assert re.search("001 +damaged .*ZeroDivisionError: division by zero", said)

@@ -1,24 +1,21 @@
 """Simulated physiology against closed forms and neurokit2; files against plain libraries."""
 
-import io
+import os
 import pickle
+import subprocess
+import sys
 
+import neurokit2
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
-from rates import rate_by_neurokit
 from scipy.io import loadmat
 from scipy.signal import hilbert, welch
 
-from biox.data import neurophysiology as neuro
-from biox.data import physiology as phys
-from biox.data import simulated_fog, simulated_isruc, simulated_wesad
-from biox.data.latent import subject_rng
-from biox.data.raw_formats import mat_v5, number_table, python2_pickle
-from biox.data.simulate import simulate_fog, simulate_isruc, simulate_wesad
+from biox.data.simulate import SIMULATORS, fog, isruc, simulate, wesad
+from biox.data.simulate import neurophysiology as neuro
+from biox.data.simulate import physiology as phys
+from biox.data.simulate.corpus import KINDS, corpus
 
 
 @pytest.fixture
@@ -26,7 +23,18 @@ def rng():
     return np.random.default_rng(7)
 
 
-# --- generators -----------------------------------------------------------------------------------
+def rate_by_neurokit(x, rate, modality):
+    """Mean rate in bpm, by stock peak detection."""
+    if modality == "ecg":
+        clean = neurokit2.ecg_clean(x, sampling_rate=rate)
+        found = neurokit2.ecg_peaks(clean, sampling_rate=rate)[1]["ECG_R_Peaks"]
+    else:
+        clean = neurokit2.ppg_clean(x, sampling_rate=rate)
+        found = neurokit2.ppg_findpeaks(clean, sampling_rate=rate)["PPG_Peaks"]
+    return 60 / np.mean(np.diff(found) / rate)
+
+
+# Generators
 
 
 @pytest.mark.parametrize("slope", [0.5, 1.0, 2.0])
@@ -135,77 +143,25 @@ def test_bursts_come_at_their_rate(rng, hz):
     assert envelope.min() == pytest.approx(0.1, abs=1e-6)
 
 
-# --- raw formats ----------------------------------------------------------------------------------
-
-
-class NumbersOnly(pickle.Unpickler):
-    """What a careful reader of WESAD allows."""
-
-    def find_class(self, module, name):
-        allowed = {
-            ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,
-            ("numpy", "ndarray"): np.ndarray,
-            ("numpy", "dtype"): np.dtype,
-        }
-        return allowed[module, name]
-
-
-def unpickled(data):
-    return NumbersOnly(io.BytesIO(data), encoding="latin1").load()
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    arrays(
-        st.sampled_from([np.float32, np.float64, np.int16, np.int32]),
-        st.sampled_from([(0,), (3,), (70, 1), (5, 3)]),
-    )
-)
-def test_python2_pickle_gives_back_every_array(array):
-    read = unpickled(python2_pickle({"a": {"b": array}, "c": "text"}))
-    assert read["c"] == "text"
-    assert read["a"]["b"].dtype == array.dtype
-    np.testing.assert_array_equal(read["a"]["b"], array)
-
-
-def test_python2_pickle_refuses_what_it_cannot_write():
-    with pytest.raises(ValueError, match="expected dict, str or little-endian array"):
-        python2_pickle({"a": 1.5})
-
-
-def test_mat_file_states_no_time():
-    data = mat_v5({"X2": np.ones((2, 3), np.float32)})
-    assert data == mat_v5({"X2": np.ones((2, 3), np.float32)})
-    assert data[:116].rstrip().endswith(b"biox")
-    np.testing.assert_array_equal(loadmat(io.BytesIO(data))["X2"], np.ones((2, 3)))
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    arrays(np.float64, (4, 3), elements=st.floats(-1e5, 1e5, width=32)),
-    st.lists(st.integers(0, 4), min_size=3, max_size=3),
-)
-def test_number_table_reads_back(values, decimals):
-    text = number_table(values, np.array(decimals))
-    read = pd.read_csv(io.BytesIO(text), header=None).to_numpy(float)
-    assert np.all(np.abs(read - values) <= 0.5 / 10.0 ** np.array(decimals) + 1e-9)
-    assert not any(field in text for field in (b"-0,", b",00", b",.", b" "))
-
-
-# --- data sets ------------------------------------------------------------------------------------
+# Files
 
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory):
     folder = tmp_path_factory.mktemp("raw")
-    simulate_wesad(folder / "wesad", seed=3, subjects=(2, 10), scale=0.2)
-    simulate_fog(folder / "fog", seed=3, patients=("008", "009"), seconds=20)
-    simulate_isruc(folder / "isruc", seed=3, subjects=(1, 9), epochs=8)
+    simulate("wesad", folder / "wesad", seed=3, subjects=("S2", "S10"), length=0.2)
+    simulate("fog", folder / "fog", seed=3, subjects=("008", "009"), length=0.25)
+    simulate("isruc", folder / "isruc", seed=3, subjects=("1", "9"), length=0.2)
     return folder
 
 
+def unpickled(path):
+    with open(path, "rb") as file:
+        return pickle.load(file, encoding="latin1")  # as users of the original load it
+
+
 def test_wesad_pickle_has_the_published_form(raw):
-    content = unpickled((raw / "wesad/S10/S10.pkl").read_bytes())
+    content = unpickled(raw / "wesad/S10/S10.pkl")
     assert content["subject"] == "S10"
     chest, wrist, label = content["signal"]["chest"], content["signal"]["wrist"], content["label"]
     seconds = len(label) / 700
@@ -223,20 +179,31 @@ def test_wesad_pickle_has_the_published_form(raw):
     }
     assert all(np.isfinite(x).all() for x in (*chest.values(), *wrist.values()))
     assert 0.1 < np.ptp(chest["ECG"]) < 20  # mV
+    steps = chest["ECG"].astype(float) * 2**16 / 3  # 16 bits over 3 mV
+    np.testing.assert_allclose(steps, np.rint(steps), atol=0.01)
+
+
+def test_wesad_pickle_holds_byte_strings_as_python_2_wrote_them(raw):
+    """Python 3 would write them as text, half as long again, and a call that decodes it."""
+    path = raw / "wesad/S2/S2.pkl"
+    size = sum(x.nbytes for part in unpickled(path)["signal"].values() for x in part.values())
+    assert size < path.stat().st_size < 1.2 * size
+    assert b"_codecs" not in path.read_bytes()
 
 
 def test_chest_and_wrist_share_their_beats(raw):
-    signal = unpickled((raw / "wesad/S2/S2.pkl").read_bytes())["signal"]
+    signal = unpickled(raw / "wesad/S2/S2.pkl")["signal"]
     ecg = signal["chest"]["ECG"][700 * 10 : 700 * 50, 0].astype(float)
     bvp = signal["wrist"]["BVP"][64 * 10 : 64 * 50, 0].astype(float)
-    assert rate_by_neurokit(ecg, 700, "ecg") == pytest.approx(
-        rate_by_neurokit(bvp, 64, "ppg"), abs=3
-    )
+    by_pulse = rate_by_neurokit(bvp, 64, "ppg")
+    assert rate_by_neurokit(ecg, 700, "ecg") == pytest.approx(by_pulse, abs=3)
 
 
 def test_fog_text_has_the_published_form(raw):
     paths = sorted(path.relative_to(raw / "fog").as_posix() for path in raw.rglob("task_1.txt"))
     assert paths == ["008/OFF_1/task_1.txt", "008/OFF_2/task_1.txt", "009/task_1.txt"]
+    text = (raw / "fog/009/task_1.txt").read_text()
+    assert ",-0.0," not in text and " " not in text
     table = pd.read_csv(raw / "fog/009/task_1.txt", header=None).to_numpy(float)
     assert table.shape == (10_000, 61)
     assert set(np.unique(table[:, 60])) == {0, 1}
@@ -251,37 +218,64 @@ def test_isruc_files_have_the_published_form(raw):
     content = loadmat(raw / "isruc/ExtractedChannels/subject9.mat")
     signals = {key: x for key, x in content.items() if not key.startswith("__")}
     assert set(signals) == {"F3_A2", "C3_A2", "O1_A2", "F4_A1", "C4_A1", "O2_A1", "X2"}
-    assert {x.shape for x in signals.values()} == {(8, 6000)}
-    assert {x.dtype for x in signals.values()} == {np.dtype(np.float32)}
+    assert {x.shape for x in signals.values()} == {(6, 6000)}
+    assert b"20" not in content["__header__"]  # no time, so that files are equal
     stages = (raw / "isruc/RawData/9/9_1.txt").read_text().split()
-    assert len(stages) == 8 + 30 and set(stages) <= set("01235")
+    assert len(stages) == 6 + 30 and set(stages) <= set("01235")
+
+
+def files(folder):
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 def test_a_subject_depends_on_its_seed_alone(raw, tmp_path):
-    simulate_wesad(tmp_path / "wesad", seed=3, subjects=(10,), scale=0.2)
-    simulate_fog(tmp_path / "fog", seed=3, patients=("009", "008"), seconds=20, n_jobs=2)
-    simulate_isruc(tmp_path / "isruc", seed=3, subjects=(9,), epochs=8)
-    again = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
-    assert len(again) >= 5
-    for path in again:
-        assert (tmp_path / path).read_bytes() == (raw / path).read_bytes(), path
-    simulate_fog(tmp_path / "other", seed=4, patients=("009",), seconds=20)
-    assert (tmp_path / "other/009/task_1.txt").read_bytes() != (
-        raw / "fog/009/task_1.txt"
-    ).read_bytes()
+    simulate("wesad", tmp_path / "wesad", seed=3, subjects=("S10",), length=0.2)
+    simulate("fog", tmp_path / "fog", seed=3, subjects=("009", "008"), length=0.25, n_jobs=2)
+    simulate("isruc", tmp_path / "isruc", seed=3, subjects=("9",), length=0.2)
+    again, before = files(tmp_path), files(raw)
+    assert len(again) == 6
+    assert [name for name in again if again[name] != before[name]] == []
+    simulate("fog", tmp_path / "other", seed=4, subjects=("009",), length=0.25)
+    assert files(tmp_path / "other")["009/task_1.txt"] != before["fog/009/task_1.txt"]
+
+
+SHORT = """
+import sys
+from biox.data.simulate import simulate
+for dataset, subject in (("wesad", "S3"), ("fog", "002"), ("isruc", "5")):
+    simulate(dataset, sys.argv[1] + "/" + dataset, seed=1, subjects=[subject], length=0.25)
+"""
+
+
+def test_files_are_equal_on_processors_without_simd(tmp_path):
+    """numpy and its BLAS then take other paths, which differ in the last bits of exp, sin and @."""
+    simd = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])
+    if not simd:
+        pytest.skip("numpy finds no SIMD extensions here")
+    plain = {"NPY_DISABLE_CPU_FEATURES": " ".join(simd), "OPENBLAS_CORETYPE": "Prescott"}
+    for name, environment in (("here", {}), ("plain", plain)):
+        command = [sys.executable, "-c", SHORT, str(tmp_path / name)]
+        subprocess.run(command, env=os.environ | environment, check=True)
+    here, there = files(tmp_path / "here"), files(tmp_path / "plain")
+    assert len(here) == 4 and list(here) == list(there)
+    assert [name for name in here if here[name] != there[name]] == []
+
+
+# States
 
 
 def test_default_subjects_are_those_of_the_originals():
-    assert simulated_wesad.WESAD_SUBJECTS == (*range(2, 12), *range(13, 18))
-    assert len(simulated_isruc.ISRUC_SUBJECTS) == 30 and 8 not in simulated_isruc.ISRUC_SUBJECTS
-    sessions = simulated_fog.FOG_SESSIONS
-    assert list(sessions) == [f"{k:03d}" for k in range(1, 13)]
+    names = {name: simulator.SUBJECTS for name, simulator in SIMULATORS.items()}
+    assert names["wesad"] == tuple(f"S{k}" for k in (*range(2, 12), *range(13, 18)))
+    assert len(names["isruc"]) == 30 and "8" not in names["isruc"]
+    assert names["fog"] == tuple(f"{k:03d}" for k in range(1, 13))
 
 
 def test_wesad_windows_come_in_the_original_proportions():
     counts = {1: 0, 2: 0, 3: 0}
-    for subject in simulated_wesad.WESAD_SUBJECTS:
-        labels = simulated_wesad.wesad_protocol(subject_rng(0, "wesad", subject))
+    for seed in range(15):
+        labels = wesad.protocol(np.random.default_rng(seed))
         for start in range(0, len(labels) - 600, 50):
             found = np.unique(labels[start : start + 600])
             if len(found) == 1 and found[0] in counts:
@@ -291,9 +285,9 @@ def test_wesad_windows_come_in_the_original_proportions():
 
 
 def test_a_quarter_of_the_night_is_wake_and_freezing_takes_two_fifths_to_half():
-    nights = [simulated_isruc.hypnogram(subject_rng(0, "isruc", s), 40) for s in range(200)]
+    nights = [isruc.hypnogram(np.random.default_rng(s), 40) for s in range(200)]
     assert np.mean(np.array(nights) == 0) == pytest.approx(4687 / (4687 + 14550), abs=0.05)
-    walks = [simulated_fog.fog_states(subject_rng(0, "fog", s), 80.0) for s in range(200)]
+    walks = [fog.freezing(np.random.default_rng(s), 80.0) for s in range(200)]
     assert 0.4 < np.mean(walks) < 0.5
     edges = np.flatnonzero(np.diff(walks[0]))
     assert np.all(np.diff(edges) >= 30 - 1)  # 3 s or longer
@@ -302,10 +296,10 @@ def test_a_quarter_of_the_night_is_wake_and_freezing_takes_two_fifths_to_half():
 @pytest.mark.parametrize(("effect", "low", "high"), [(1.0, 6, 18), (0.0, -2, 2)])
 def test_stress_raises_the_heart_rate_as_far_as_effect_says(effect, low, high):
     change = []
-    for subject in simulated_wesad.WESAD_SUBJECTS:
-        rng = subject_rng(1, "wesad", subject)
-        states = simulated_wesad.wesad_protocol(rng)
-        _, beats = simulated_wesad.wesad_heart(rng, states, effect)
+    for seed in range(15):
+        rng = np.random.default_rng(seed)
+        states = wesad.protocol(rng)
+        _, beats = wesad.heart(rng, states, effect)
         inside = np.clip((beats.times * phys.CONTROL).astype(int), 0, len(states) - 1)
         bpm = {s: 60 / beats.rr[states[inside] == s].mean() for s in (1, 2)}
         change.append(bpm[2] - bpm[1])
@@ -321,10 +315,9 @@ def band_power(x, rate, low, high):
 
 def test_deep_sleep_has_more_delta_than_wake():
     ratios = []
-    for subject in range(1, 6):
-        rng = subject_rng(0, "isruc", subject)
+    for seed in range(5):
         track = np.repeat([0, 3], 600)
-        eeg = simulated_isruc.sleep_eeg(rng, track, 24_000, 1.0)
+        eeg = isruc.sleep_eeg(np.random.default_rng(seed), track, 24_000, 1.0)
         wake, deep = band_power(eeg[:, :11_000], 200, 1, 4), band_power(eeg[:, 13_000:], 200, 1, 4)
         ratios.append(np.log(deep / wake).mean())
     assert np.median(ratios) > 0.7
@@ -332,11 +325,60 @@ def test_deep_sleep_has_more_delta_than_wake():
 
 def test_freezing_moves_the_emg_rhythm_from_gait_to_tremor():
     shift = []
-    for patient in range(1, 6):
-        rng = subject_rng(0, "fog", patient)
+    for seed in range(5):
         states = np.repeat([0, 1], 300)
-        emg = np.abs(simulated_fog.fog_emg(rng, states, 30_000, 1.0))
+        emg = np.abs(fog.leg_emg(np.random.default_rng(seed), states, 30_000, 1.0))
         fast = [band_power(x, 500, 4, 7).mean() for x in (emg[:, :14_500], emg[:, 15_500:])]
         slow = [band_power(x, 500, 0.5, 1.6).mean() for x in (emg[:, :14_500], emg[:, 15_500:])]
         shift.append(np.log(fast[1] / slow[1]) - np.log(fast[0] / slow[0]))
     assert np.min(shift) > 0.5
+
+
+# The pretraining corpus
+
+
+@pytest.mark.parametrize("modality", sorted(KINDS))
+def test_corpus_has_finite_windows_and_targets(modality):
+    c = corpus(modality, 6, 12, seed=5)
+    assert c.signals.shape == (6, len(c.channels), round(12 * c.rate))
+    assert c.signals.dtype == c.targets.dtype == np.float32
+    assert c.targets.shape == (6, len(c.names))
+    assert np.isfinite(c.signals).all() and np.isfinite(c.targets).all()
+    assert np.all(c.signals.std(axis=2) > 0)
+    longer = corpus(modality, 8, 12, seed=5)
+    np.testing.assert_array_equal(longer.signals[:6], c.signals)
+    np.testing.assert_array_equal(longer.targets[:6], c.targets)
+    assert not np.array_equal(corpus(modality, 6, 12, seed=6).signals, c.signals)
+
+
+def test_processes_change_nothing():
+    one, two = (corpus("emg", 120, 3, seed=5, n_jobs=n) for n in (1, 2))
+    np.testing.assert_array_equal(one.signals, two.signals)
+    np.testing.assert_array_equal(one.targets, two.targets)
+
+
+def test_corpus_heart_rates_are_uniform_and_found_by_neurokit():
+    for modality in ("ecg", "ppg"):
+        c = corpus(modality, 150, 30, seed=1)
+        known = dict(zip(c.names, c.targets.T, strict=True))
+        rate = known["heart_rate_bpm"]
+        assert 35 < rate.min() < 55 and 135 < rate.max() < 160
+        assert rate.mean() == pytest.approx(95, abs=8)
+        calm = (known["log_rmssd_ms"] < np.log(40)) & (rate > 50) & (rate < 130)
+        quiet = np.flatnonzero(calm & (known["log_noise"] < np.log(0.2)))[:15]
+        found = [rate_by_neurokit(c.signals[i, 0].astype(float), int(c.rate), modality)
+                 for i in quiet]  # fmt: skip
+        assert len(quiet) >= 10
+        assert np.median(np.abs(found - rate[quiet])) < 2
+
+
+def test_corpus_band_powers_are_those_of_the_signal():
+    c = corpus("eeg", 30, 20, seed=2, channels=12)
+    assert c.channels[:2] == ("EEG 1", "EEG 2")
+    known = dict(zip(c.names, c.targets.T, strict=True))
+    for band in ("theta", "alpha"):
+        low, high = neuro.BANDS[band]
+        f, p = welch(c.signals, c.rate, nperseg=800)
+        measured = np.log(p[..., (f >= low) & (f < high)].mean(1).sum(-1) * (f[1] - f[0]))
+        assert np.corrcoef(measured, known[f"log_{band}_uv2"])[0, 1] > 0.9
+        assert np.median(measured - known[f"log_{band}_uv2"]) == pytest.approx(0, abs=0.4)

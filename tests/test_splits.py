@@ -1,26 +1,26 @@
 """Splits: nobody on two sides, no class missing, the published protocol's leak measured."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from raw_files import ECG, PPG, recording, write_wesad
+from raw_files import ECG, EEG, PPG, recording, write_fog, write_wesad
 
-from biox.data import wesad
+from biox.config import Dataset
+from biox.data.readers import wesad
 from biox.data.splits import (
+    PUBLISHED_FRACTIONS,
     blocked_split,
-    check_classes,
-    check_disjoint,
+    cut_dataset,
     make_splits,
     overlap,
     read_windows,
     shuffle_split,
 )
 from biox.data.windows import UNLABELLED, Windows
-
-FOG = {"train": 33, "val": 11, "pair": 33, "test": 22}
 
 
 def grid(n, step=0.3, names=("a",), seconds=3.0):
@@ -45,48 +45,34 @@ def keys(windows):
     return list(zip(windows.recordings.tolist(), windows.starts.tolist(), strict=True))
 
 
-def test_a_subject_in_two_splits_is_named():
-    check_disjoint({"train": ["S2", "S3"], "test": ["S4"]})
-    with pytest.raises(ValueError, match="found S3 in train and test"):
-        check_disjoint({"train": ["S2", "S3"], "val": ["S5"], "test": ["S3"]})
-    with pytest.raises(ValueError, match="found S2 in train and train"):
-        check_disjoint({"train": ["S2", "S2"]})
-
-
-def test_a_class_missing_from_a_split_is_named():
-    windows = grid(40)
-    only = windows.select(windows.labels == 0)
-    check_classes({"train": windows, "pair": only, "test": windows})
-    with pytest.raises(ValueError, match="val: .* found none of 'freezing' .*'normal': 21"):
-        check_classes({"train": windows, "val": only})
-
-
 @settings(max_examples=30, deadline=None)
 @given(n=st.integers(8, 200), seed=st.integers(0, 10**6))
 def test_splits_of_windows_do_not_depend_on_input_order(n, seed):
     windows = grid(n, names=("a", "b", "c10", "c9"))
-    parts = shuffle_split(windows, FOG, seed)
+    parts = shuffle_split(windows, PUBLISHED_FRACTIONS, seed)
     mixed = windows.select(np.random.default_rng(seed + 1).permutation(4 * n))
-    mixed = shuffle_split(mixed, FOG, seed)
-    assert list(parts) == list(FOG)
+    mixed = shuffle_split(mixed, PUBLISHED_FRACTIONS, seed)
+    assert list(parts) == list(PUBLISHED_FRACTIONS)
     assert {name: keys(part) for name, part in parts.items()} == {
         name: keys(part) for name, part in mixed.items()
     }
     everything = [key for part in parts.values() for key in keys(part)]
     assert sorted(everything) == sorted(keys(windows))
     for name, part in parts.items():
-        assert abs(len(part) - 4 * n * FOG[name] / 99) <= 1
+        assert abs(len(part) - 4 * n * PUBLISHED_FRACTIONS[name] / 99) <= 1
 
 
 def test_seeds_decide():
     windows = grid(300)
-    a, b, c = (keys(shuffle_split(windows, FOG, seed)["test"]) for seed in (1, 1, 2))
+    a, b, c = (
+        keys(shuffle_split(windows, PUBLISHED_FRACTIONS, seed)["test"]) for seed in (1, 1, 2)
+    )
     assert a == b != c
 
 
 def test_the_published_protocol_leaks():
     windows = grid(4000)
-    parts = shuffle_split(windows, FOG, seed=0)
+    parts = shuffle_split(windows, PUBLISHED_FRACTIONS, seed=0)
     leak = overlap(parts["test"], parts["train"])
     # Each window overlaps 9 earlier and 9 later ones, each in train with probability 1/3.
     assert leak == pytest.approx(1 - (2 / 3) ** 18, abs=2e-3)
@@ -102,11 +88,6 @@ def test_overlap_equals_comparing_all_pairs(seed, step):
     test, train = windows.select(side), windows.select(~side)
     hits = [any(r == q and abs(s - u) < 3.0 - 1e-6 for q, u in keys(train)) for r, s in keys(test)]
     assert overlap(test, train) == pytest.approx(np.mean(hits))
-
-
-def test_overlap_of_nothing_is_refused():
-    with pytest.raises(ValueError, match="found none"):
-        overlap(grid(5).select(np.zeros(5, bool)), grid(5))
 
 
 SPLITS = {"train": ["S2"], "val": ["S3"], "pair": ["S4"], "test": ["S5"]}
@@ -135,38 +116,13 @@ def test_make_splits_goes_from_files_to_windows(tmp_path):
     assert len(parts["pair"]) == 71 and parts["pair"].signals["ecg"].shape[1:] == (1, 6000)
 
 
-def test_make_splits_checks_subjects_classes_and_names(tmp_path):
+def test_make_splits_names_missing_classes_and_subjects(tmp_path):
     wesad_folder(tmp_path, S3=track([1, 2, 2]))
-
-    def split(**changed):
-        return make_splits(wesad, tmp_path, SPECS, 60.0, 5.0, SPLITS | changed)
-
-    with pytest.raises(ValueError, match="val: .* found none of 'amusement'"):
-        split()
-    with pytest.raises(ValueError, match="found S2 in train and val"):
-        split(val=["S2"])
-    with pytest.raises(FileNotFoundError, match="expected files of subject S9 of 'WESAD"):
-        split(val=["S9"])
-    with pytest.raises(ValueError, match="found \\['dev'\\]"):
-        split(dev=["S3"])
-
-
-def test_an_absent_subject_is_described_by_its_origin():
-    names = [f"S{i}" for i in range(2, 12)]
-    reader = SimpleNamespace(CLASSES=(), ABOUT=wesad.ABOUT, subjects=lambda folder: names)
-
-    def message(subjects):
-        with pytest.raises(FileNotFoundError) as error:
-            read_windows(reader, "raw", subjects, {"ecg": ECG}, 60.0, 60.0)
-        return str(error.value)
-
-    origin = f"'{wesad.ABOUT.title}' (UCI Machine Learning Repository), licence non-commercial"
-    one, two = message(["S2", "S4", "S99"]), message(["S77", "S99"])
-    assert one.startswith(f"raw: expected files of subject S99 of {origin}")
-    assert one.endswith("; found subjects S3, S5, S6, S7, S8, ...")
-    assert two.startswith(f"raw: expected files of subjects S77, S99 of {origin}")
-    assert message(["S99", *names]).endswith("; found no other subjects")
-    assert message(["S99", *names[1:]]).endswith("; found subjects S2")
+    with pytest.raises(ValueError, match="val: .*every class, found .*'amusement': 0"):
+        make_splits(wesad, tmp_path, SPECS, 60.0, 5.0, SPLITS)
+    message = "expected files of S9, S77 of 'WESAD.* licence non-.*; found S2, S3, S4, S5$"
+    with pytest.raises(FileNotFoundError, match=message):
+        make_splits(wesad, tmp_path, SPECS, 60.0, 5.0, SPLITS | {"val": ["S9", "S77"]})
 
 
 def test_read_windows_passes_options_on_and_keeps_one_subject_at_a_time():
@@ -188,11 +144,49 @@ def test_read_windows_passes_options_on_and_keeps_one_subject_at_a_time():
 @given(st.integers(0, 10**6))
 @settings(max_examples=20, deadline=None)
 def test_blocks_share_no_moment(seed):
-    """Whatever the dealing, no window of one split overlaps one of another in time."""
+    """Whatever the seed, no window of one split overlaps one of another in time."""
     windows = grid(300, names=("a", "b", "c"))
-    parts = blocked_split(windows, {"train": 33, "val": 11, "pair": 33, "test": 22}, seed)
+    parts = blocked_split(windows, PUBLISHED_FRACTIONS, seed)
     for name, part in parts.items():
         for other, rest in parts.items():
             if name != other:
                 assert overlap(part, rest) == 0
     assert sum(map(len, parts.values())) > 0.6 * len(windows)
+
+
+def dataset(**changed):
+    """An entry of ``datasets`` in params.yaml."""
+    plain = dict(
+        source="original", folder="unused", seconds=60.0, step=2.0, condition_per="recording",
+        splits=SPLITS,
+    )  # fmt: skip
+    return Dataset(**(plain | changed))
+
+
+def test_cut_dataset_follows_its_settings(tmp_path):
+    wesad_folder(tmp_path)
+    specs = SPECS | {"raw": replace(ECG, conditioning="ecg_ecgfm")}
+    parts = cut_dataset("mine", dataset(reader="wesad"), specs, tmp_path)
+    want = make_splits(wesad, tmp_path, specs, 60.0, 2.0, SPLITS)
+    for split, part in parts.items():
+        assert part.source == f"original {wesad.ABOUT.title}" and set(part.signals) == set(specs)
+        np.testing.assert_array_equal(part.signals["raw"], want[split].signals["raw"])
+    simulated = dataset(source="simulated", condition_per="window", resampling="polyphase")
+    other = cut_dataset("wesad", simulated, SPECS, tmp_path)["test"]
+    assert other.source == "simulated"
+    np.testing.assert_allclose(other.signals["ecg"].std(axis=2), 1, rtol=1e-4)
+
+
+@pytest.mark.parametrize("protocol", ["blocked_windows", "shuffled_windows"])
+def test_cut_dataset_splits_windows_within_subjects(protocol, tmp_path):
+    rng = np.random.default_rng(0)
+    table = np.round(rng.normal(scale=20, size=(40000, 61)), 1)
+    table[:, 60] = np.arange(40000) // 2500 % 2
+    write_fog(tmp_path, table=table)
+    specs = {"eeg": EEG}
+    choice = dataset(seconds=3.0, step=0.6, protocol=protocol, splits={"all": ["001"]})
+    parts = cut_dataset("fog", choice, specs, tmp_path)
+    assert list(parts) == ["train", "val", "pair", "test"]
+    leak = overlap(parts["test"], parts["train"])
+    assert leak == 0 if protocol == "blocked_windows" else leak > 0.8
+    assert UNLABELLED not in parts["pair"].labels

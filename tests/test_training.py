@@ -1,200 +1,398 @@
-"""Cached training against the online procedure, against the golden losses, and on a toy problem."""
+"""The training loop against the online procedure; losses, selection, seeds and learning rates."""
+
+import math
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import balanced_accuracy_score
 from torch import nn
+from toy import SETTINGS, noise, toy_direction, toy_root, toy_windows
 
-from biox.activations import (
-    Activations,
-    compute_activations,
-    flattened_states,
-    layer_input,
-)
-from biox.agreement import best_epoch
+from biox.activations import compute_activations, layer_input, load_direction
 from biox.backbones import build
-from biox.bridge import BridgedModel
-from biox.cka import linear_cka
-from biox.data.windows import Windows
-from biox.losses import cosine_loss
-from biox.training import Pairs, fit_bridge, initial_bridge, mean_loss, predict
+from biox.bridge import BridgedModel, PrototypeBridge
+from biox.config import PATHS
+from biox.metrics import Result
+from biox.training import (
+    LOSSES,
+    Pairs,
+    agreement,
+    best_epoch,
+    chosen_lr,
+    cosine_loss,
+    fit,
+    infonce_loss,
+    mae_loss,
+    mean_loss,
+    parallel,
+    predict,
+    run_seeds,
+    share_rows,
+    train_bridge,
+)
 
-
-def toy_windows(n=24, seed=0):
-    """PPG and ECG that share a slow rhythm whose rate is the class."""
-    rng = np.random.default_rng(seed)
-    labels = np.arange(n) % 2
-    t = [np.arange(1250) / 125, np.arange(1000) / 100]
-    waves = [np.sin(2 * np.pi * (1 + labels[:, None]) * s + rng.uniform(0, 6, (n, 1))) for s in t]
-    signals = {
-        name: (w + 0.2 * rng.normal(size=w.shape))[:, None].astype(np.float32)
-        for name, w in zip(("ppg", "ecg"), waves, strict=True)
-    }
-    return Windows(
-        signals=signals,
-        rates={"ppg": 125.0, "ecg": 100.0},
-        units={"ppg": "z-score", "ecg": "z-score"},
-        channels={"ppg": ("PPG",), "ecg": ("ECG",)},
-        labels=labels.astype(np.int64),
-        subjects=np.array([f"p{i % 4}" for i in range(n)]),
-        recordings=np.array([f"p{i % 4}" for i in range(n)]),
-        starts=np.arange(n, dtype=float),
-        classes=("slow", "fast"),
-        source="toy",
-    )
+SIMULATED = list(SETTINGS.directions)[:6]
+CLASSES = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=40)
 
 
 @pytest.fixture(scope="module")
-def models():
-    torch.manual_seed(0)
-    new = build("papagei", "tiny", seconds=10)
-    old = build("hubert_ecg", "tiny", seconds=10)
-    return new, old, nn.Linear(old.token_shape(old.n_layers)[1], 2)
+def frozen():
+    return toy_direction()
 
 
-@pytest.fixture(scope="module")
-def cached(models):
-    return compute_activations(toy_windows(), *models, batch=7)
-
-
-def test_cache_holds_what_the_models_compute(models, cached):
-    new, old, head = models
-    windows = toy_windows()
-    ppg, ecg = (torch.from_numpy(windows.signals[name]) for name in ("ppg", "ecg"))
+def started(frozen, seed=0):
+    """A bridge whose output is not zero, so that no rounding decides a sign."""
+    model = frozen.bridge(seed)
     with torch.no_grad():
-        states = old.hidden_states(ecg)
-        for found, h in zip(cached.new, new.hidden_states(ppg)[1:], strict=True):
-            torch.testing.assert_close(found, h.mean(1), rtol=1e-4, atol=1e-5)
-        for found, h in zip((*cached.old, cached.pooled_last), states, strict=True):
-            torch.testing.assert_close(found, h.mean(1), rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(cached.last, states[-1], rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(cached.logits, head(states[-1].mean(1)), rtol=1e-4, atol=1e-5)
-    rows = {tuple(r) for r in states[1].flatten(0, 1).numpy().round(3).tolist()}
-    kept = {tuple(r) for r in cached.tokens[1].numpy().round(3).tolist()}
-    assert len(kept & rows) > 0.9 * len(kept)  # rounding may split a few
+        model.bridge.B.normal_(std=0.02, generator=torch.Generator().manual_seed(seed))
+    return model
 
 
-def test_layer_inputs_and_flattened_states_are_those_of_the_models(models):
-    old = models[1]
-    x = torch.from_numpy(toy_windows().signals["ecg"])
-    with torch.no_grad():
-        states = old.hidden_states(x)
-    torch.testing.assert_close(layer_input(old, x, 2, batch=7), states[2], rtol=1e-4, atol=1e-5)
-    flat = flattened_states(old, x, batch=7)
-    assert [h.shape for h in flat] == [(24, 24)] * len(states)  # far fewer than tokens x features
-    for debiased in (False, True):
-        whole = [h.flatten(1).double().numpy() for h in (states[1], states[4])]
-        expected = linear_cka(*whole, debiased)
-        assert linear_cka(flat[1], flat[4], debiased) == pytest.approx(expected, abs=1e-4)
+# --- losses
 
 
-def test_cache_survives_the_disk(cached, tmp_path):
-    path = tmp_path / "pair.safetensors"
-    cached.save(path)
-    again = Activations.load(path)
-    torch.testing.assert_close(again.last[:], cached.last)
-    torch.testing.assert_close(again.tokens[2], cached.tokens[2])
-    assert again.subjects.tolist() == cached.subjects.tolist() and again.source == "toy"
-    before = path.read_bytes()
-    cached.save(path)
-    assert path.read_bytes() == before
-    path.write_bytes(before[:5000])
-    with pytest.raises(ValueError, match="truncated"):
-        Activations.load(path)
-
-
-def test_activations_that_are_not_finite_name_the_layer(models):
-    windows = toy_windows(4)
-    broken = build("papagei", "tiny", seconds=10)
-    with torch.no_grad():
-        broken.basicblock_list[3].conv2.conv.bias.fill_(float("inf"))
-    with pytest.raises(FloatingPointError, match="PaPaGei.*output of layer 3"):
-        compute_activations(windows, broken, *models[1:])
-
-
-def make_model(models, cached, seed=0, m=5, l=2):
-    new, old, head = models
-    bridge = initial_bridge(
-        cached.new[m].shape[1], old.token_shape(l), 8, 10, seed, tokens=cached.tokens[l]
-    )
-    return BridgedModel(new, old, bridge, head, m, l)
-
-
-def test_cached_training_is_the_online_procedure(models, cached):
-    """Same losses as running both foundation models in every step (algorithm 1)."""
-    model, lr, batch = make_model(models, cached), 1e-2, 8
-    pairs = Pairs(cached.new[model.m], cached.last)
-    fit = fit_bridge(model, pairs, pairs, lr, epochs=3, batch=batch, seed=5)
-
-    online = make_model(models, cached)
-    windows = toy_windows()
-    ppg, ecg = (torch.from_numpy(windows.signals[name]) for name in ("ppg", "ecg"))
-    optimizer = torch.optim.Adam(online.bridge.parameters(), lr=lr)
-    generator, losses = torch.Generator().manual_seed(5), []
-    for _ in range(3):
-        total = 0.0
-        for rows in torch.randperm(len(windows), generator=generator).split(batch):
-            with torch.no_grad():
-                target = online.old(ecg[rows])
-            bridged = online.last_layer(online.pooled(ppg[rows]))
-            loss = nn.CosineEmbeddingLoss()(
-                bridged.flatten(1), target.flatten(1), torch.ones(len(rows))
-            )
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            total += loss.item() * len(rows)
-        losses.append(total / len(windows))
-    np.testing.assert_allclose(fit.train_loss[1:], losses, rtol=1e-4)
-
-
-def test_loss_falls_and_the_best_epoch_is_kept(models, cached):
-    model = make_model(models, cached)
-    pairs = Pairs(cached.new[model.m], cached.last)
-    fit = fit_bridge(model, pairs, pairs, 1e-2, epochs=8, batch=8)
-    assert fit.train_loss[-1] < 0.7 * fit.train_loss[0]
-    assert fit.best_epoch == best_epoch(fit.val_agreement, fit.val_loss)
-    assert mean_loss(model, pairs) == pytest.approx(fit.val_loss[fit.best_epoch], rel=1e-5)
-
-
-def test_a_watcher_sees_every_epoch_and_changes_nothing(models, cached):
-    pairs, seen = Pairs(cached.new[5], cached.last), []
-    fits = []
-    for watch in (None, lambda epoch, model: seen.append((epoch, mean_loss(model, pairs)))):
-        model = make_model(models, cached)
-        fits.append(fit_bridge(model, pairs, pairs, 1e-2, epochs=3, batch=8, watch=watch))
-    assert fits[0] == fits[1]
-    assert seen == [(i, pytest.approx(fits[1].val_loss[i])) for i in (1, 2, 3)]
-
-
-def test_seed_decides_everything(models, cached):
-    pairs = Pairs(cached.new[5], cached.last)
-
-    def run(seed):
-        torch.rand(seed + 1)  # the global generator must not matter
-        model = make_model(models, cached, seed)
-        fit = fit_bridge(model, pairs, pairs, 1e-2, epochs=2, batch=8, seed=seed)
-        return fit, predict(model, pairs.pooled)
-
-    (fit_a, p_a), (fit_b, p_b), (fit_c, _) = run(0), run(0), run(1)
-    assert fit_a == fit_b and torch.equal(p_a, p_b) and fit_a != fit_c
-
-
-def test_cosine_loss_in_closed_form():
+def test_losses_in_closed_form():
     x = torch.tensor([[[3.0, 0.0], [0.0, 4.0]]])
     y = torch.tensor([[[4.0, 0.0], [0.0, 3.0]]])
     assert cosine_loss(x, x).item() == pytest.approx(0, abs=1e-6)
     assert cosine_loss(x, -7 * x).item() == pytest.approx(2)
     assert cosine_loss(x, y).item() == pytest.approx(1 - 24 / 25)
+    assert cosine_loss(0 * x, y).item() == pytest.approx(1)
+    x, y = torch.tensor([[[1.0, 2.0]], [[3.0, 4.0]]]), torch.tensor([[[0.0, 4.0]], [[3.0, 5.0]]])
+    assert mae_loss(x, y).item() == pytest.approx((1 + 2 + 0 + 1) / 4)
 
 
-def test_a_learning_rate_that_explodes_is_named(models, cached):
-    model = make_model(models, cached)
-    pairs = Pairs(cached.new[5], torch.full_like(cached.last, float("nan")))
-    with pytest.raises(FloatingPointError, match="epoch 1 at learning rate 0.01"):
-        fit_bridge(model, pairs, pairs, 1e-2, epochs=2)
+def test_infonce_of_orthogonal_windows_in_closed_form():
+    """Own cosine 1, all others 0: -log of e^(1/T) / (e^(1/T) + n - 1)."""
+    x = 3.0 * torch.eye(4).view(4, 2, 2)
+    for temperature in (0.1, 0.5, 2.0):
+        own = np.exp(1 / temperature)
+        expected = -np.log(own / (own + 3))
+        assert infonce_loss(x, 7 * x, temperature).item() == pytest.approx(expected, abs=1e-6)
 
 
-def test_pairs_must_match():
-    with pytest.raises(ValueError, match="found 3 and 2"):
-        Pairs(torch.zeros(3, 2), torch.zeros(2, 4, 5))
+def test_losses_are_those_of_torch():
+    torch.manual_seed(0)
+    x, y = torch.randn(5, 3, 4), torch.randn(5, 3, 4)
+    cosines = nn.functional.cosine_similarity(x.flatten(1)[:, None], y.flatten(1)[None], dim=2)
+    expected = {
+        "cosine": nn.CosineEmbeddingLoss()(x.flatten(1), y.flatten(1), torch.ones(5)),
+        "mae": nn.L1Loss()(x, y),
+        "infonce": -(cosines / 0.1).log_softmax(1).diagonal().mean(),
+    }
+    assert set(LOSSES) == set(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(LOSSES[name](x, y), value)
+
+
+def test_gradients_are_those_of_finite_differences():
+    torch.manual_seed(0)
+    old = build("hubert_ecg", "tiny", seconds=5).double().eval().requires_grad_(False)
+    n_tokens, d_l = old.token_shape(2)
+    bridge = PrototypeBridge(5, d_l, n_tokens, 3, 4).double()
+    nn.init.normal_(bridge.B, std=0.3)
+    pooled = torch.randn(4, 5, dtype=torch.double)
+    target = torch.randn(4, *old.token_shape(old.n_layers), dtype=torch.double)
+
+    def value():
+        return cosine_loss(old.run(bridge(pooled), 2, old.n_layers), target)
+
+    value().backward()
+    for parameter in bridge.parameters():
+        direction, at, around = torch.randn_like(parameter), parameter.detach().clone(), []
+        with torch.no_grad():
+            for distance in (1e-6, -1e-6, 0.0):
+                parameter.copy_(at + distance * direction)
+                around.append(value().item())
+        found = (parameter.grad * direction).sum().item()
+        assert found == pytest.approx((around[0] - around[1]) / 2e-6, rel=1e-4, abs=1e-8)
+
+
+# --- the loop
+
+
+def online_losses(model, x_new, x_old, *, lr, epochs, batch_size, seed, align="last"):
+    """The released procedure (algorithm 1): both foundation models run in every step."""
+    new, old, bridge, head_loss = model.new, model.old, model.bridge, nn.CosineEmbeddingLoss()
+    optimizer = torch.optim.Adam(bridge.parameters(), lr=lr)
+    generator, losses = torch.Generator().manual_seed(seed), []
+    for _ in range(epochs):
+        total = 0.0
+        for rows in torch.randperm(len(x_new), generator=generator).split(batch_size):
+            with torch.no_grad():
+                pooled = new.hidden_states(x_new[rows])[model.m + 1].mean(1)
+                target = old.hidden_states(x_old[rows])[-1 if align == "last" else model.l]
+            h = bridge(pooled)
+            for i in range(model.l, old.n_layers if align == "last" else model.l):
+                h = old.layer(i, h)
+            loss = head_loss(h.flatten(1), target.flatten(1), torch.ones(len(rows)))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += loss.item() * len(rows)
+        losses.append(total / len(x_new))
+    return losses
+
+
+@pytest.mark.parametrize("direction", SIMULATED)
+@pytest.mark.parametrize("align", ["last", "input"])
+def test_losses_are_those_of_running_both_models_in_every_step(direction, align):
+    torch.manual_seed(0)
+    d = SETTINGS.direction(direction)
+    new, old = (build(SETTINGS.backbone(k).name, "tiny", seconds=3.0) for k in (d.new, d.old))
+    windows = noise({d.new: new.input_spec, d.old: old.input_spec}, n=8)
+    head = nn.Linear(old.token_shape(old.n_layers)[1], 2)
+    cached = compute_activations(windows, new, old, head, new_key=d.new, old_key=d.old)
+    m, l = new.n_layers // 2, old.n_layers // 2
+    x_new, x_old = (torch.from_numpy(windows.signals[key]) for key in (d.new, d.old))
+    target = cached.last if align == "last" else layer_input(old, x_old, l)
+    pairs = Pairs(cached.new[m], target)
+    (n_l, d_l), d_m = old.token_shape(l), pairs.pooled.shape[1]
+    losses = []
+    for online in (False, True):
+        bridge = PrototypeBridge.initial(d_m, d_l, n_l, 4, 6, seed=3, tokens=cached.tokens[l])
+        with torch.no_grad():
+            bridge.B.normal_(std=0.02, generator=torch.Generator().manual_seed(0))
+        model = BridgedModel(new, old, bridge, head, m, l)
+        options = {"lr": 1e-3, "epochs": 5, "batch_size": 3, "seed": 7, "align": align}
+        if online:
+            losses.append(online_losses(model, x_new, x_old, **options))
+        else:
+            losses.append(train_bridge(model, pairs, pairs, **options)["train"][1:])
+    assert len(set(np.round(losses[1], 5))) == 5  # they move
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_one_step_is_adams_with_the_gradient_of_the_loss(frozen, loss):
+    """Adam's first step is lr times the sign of the gradient, where that is not tiny."""
+    model, pairs = started(frozen), frozen.pairs("pair")
+    before = {k: p.detach().clone() for k, p in model.bridge.named_parameters()}
+    LOSSES[loss](model.last_layer(pairs.pooled), torch.from_numpy(pairs.target)).backward()
+    grads = {k: p.grad.clone() for k, p in model.bridge.named_parameters()}
+    train_bridge(model, pairs, pairs, lr=1e-3, epochs=1, batch_size=24, seed=0, loss=loss)
+    for name, p in model.bridge.named_parameters():
+        large = grads[name].abs() > 1e-4 * grads[name].abs().max() + 1e-5
+        step = (p - before[name])[large].detach()
+        torch.testing.assert_close(step, -1e-3 * grads[name][large].sign(), rtol=0.02, atol=0)
+
+
+def test_loss_falls_and_the_epoch_that_agrees_best_is_kept(frozen):
+    model, pairs = frozen.bridge(0), frozen.pairs("pair")
+    history = train_bridge(model, pairs, pairs, lr=1e-2, epochs=8, batch_size=8, seed=0)
+    assert history.columns.tolist() == ["epoch", "train", "val", "agreement"]
+    assert history["epoch"].tolist() == list(range(9))
+    assert history["train"].iloc[-1] < 0.7 * history["train"][0]
+    trained = history[1:].sort_values(["agreement", "val", "epoch"], ascending=[False, True, True])
+    kept = trained.iloc[0]
+    assert best_epoch(history) == kept["epoch"]
+    assert mean_loss(model, pairs) == pytest.approx(kept["val"], rel=1e-5)
+    p = predict(model, pairs.pooled)
+    teacher = frozen.activations["val"].pseudo_labels
+    by_class = [p[teacher == c, c].mean().item() for c in (0, 1)]
+    assert kept["agreement"] == pytest.approx(np.mean(by_class), rel=1e-4)
+
+
+def test_predictions_and_losses_are_those_of_the_model(frozen):
+    model, pairs = started(frozen), frozen.pairs("test")
+    x = torch.from_numpy(toy_windows().signals["ppg"])
+    with torch.no_grad():
+        expected, h = model(x).softmax(1), model.last_layer(pairs.pooled)
+    torch.testing.assert_close(
+        predict(model, pairs.pooled, batch_size=5), expected, rtol=1e-4, atol=1e-6
+    )
+    target = torch.from_numpy(pairs.target)
+    for name in ("cosine", "mae"):  # 24 windows are one batch
+        found = mean_loss(model, pairs, loss=name)
+        assert found == pytest.approx(LOSSES[name](h, target).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("lr", "target"), [(1e-2, float("nan")), (1e30, None)])
+def test_a_loss_that_is_not_finite_names_epoch_and_learning_rate(frozen, lr, target):
+    pairs = frozen.pairs("pair")
+    if target is not None:
+        pairs = Pairs(pairs.pooled, np.full_like(pairs.target, target))
+    with pytest.raises(FloatingPointError) as raised:
+        train_bridge(frozen.bridge(0), pairs, pairs, lr=lr, epochs=2, batch_size=8, seed=0)
+    assert f"in epoch 1 at learning rate {lr:g}" in str(raised.value)
+
+
+# --- selection without labels
+
+
+@given(CLASSES)
+@pytest.mark.filterwarnings("ignore:y_pred contains classes", "ignore:A single label")
+def test_of_hard_decisions_agreement_is_balanced_accuracy_with_the_teacher_as_truth(both):
+    decisions, teacher = np.array(both).T
+    expected = balanced_accuracy_score(teacher, decisions)
+    assert agreement(np.eye(4)[decisions], teacher) == pytest.approx(expected)
+
+
+@given(CLASSES, st.integers(0, 2**32 - 1), st.floats(0, 1))
+def test_agreement_is_a_mean_over_classes_and_worth_one_class_for_a_constant(both, seed, p):
+    teacher = np.array(both).T[1]
+    probabilities = np.random.default_rng(seed).dirichlet(np.ones(4), len(teacher))
+    own = pd.Series(probabilities[np.arange(len(teacher)), teacher])
+    expected = own.groupby(teacher).mean().mean()
+    assert agreement(torch.from_numpy(probabilities), teacher) == pytest.approx(expected)
+    constant = torch.tensor([[p, 1 - p]]).expand(100, 2)
+    assert agreement(constant, torch.tensor([0] * 90 + [1] * 10)) == pytest.approx(0.5)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=2, max_size=9))
+def test_best_epoch_agrees_most_then_loses_least_then_comes_first(rows):
+    agreements, losses = np.array(rows).T / 4
+    history = pd.DataFrame({"epoch": range(len(rows)), "val": losses, "agreement": agreements})
+    found = best_epoch(history)
+    assert found > 0  # epoch 0 is before training
+    key = [(-a, v, i) for i, (a, v) in enumerate(zip(agreements, losses, strict=True)) if i]
+    assert found == min(key)[2]
+
+
+@given(st.integers(0, 99), st.floats(0.01, 1), st.floats(0.01, 1), st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_shares_are_nested_and_drawn_from_every_subject(seed, a, b, data_seed):
+    subjects = np.random.default_rng(data_seed).choice(["x", "y", "z"], 60)
+    small, large = (share_rows(subjects, share, seed) for share in sorted((a, b)))
+    assert set(small) <= set(large) and (np.diff(large) > 0).all()
+    for subject in np.unique(subjects):
+        n = (subjects == subject).sum()
+        assert (subjects[small] == subject).sum() == max(1, round(min(a, b) * n))
+    assert share_rows(subjects, 1.0, seed).tolist() == list(range(60))
+
+
+# --- one bridge of a direction
+
+
+def test_fit_trains_a_bridge_and_predicts_the_test_windows(frozen):
+    result, model = fit(frozen, seed=1, lr=1e-2)
+    assert (result.method, result.seed, result.lr, result.failed) == ("BioX-Bridge", 1, 1e-2, "")
+    assert result.probabilities.shape == (24, 2)
+    np.testing.assert_allclose(result.probabilities.sum(1), 1, rtol=1e-5)
+    np.testing.assert_allclose(
+        result.probabilities, predict(model, frozen.pairs("test").pooled), rtol=1e-5
+    )
+    assert result.n_parameters == sum(p.numel() for p in model.bridge.parameters())
+    assert result.best_epoch == best_epoch(result.history) and len(result.history) == 3
+
+
+def test_a_bridge_of_a_share_learns_from_these_windows_alone(frozen):
+    rows = share_rows(frozen.activations["pair"].subjects, 0.5, 1)
+    whole, model = frozen.pairs("pair"), frozen.bridge(1)
+    part = Pairs(whole.pooled[rows], whole.target[rows])
+    expected = train_bridge(model, part, whole, seed=1, lr=1e-2, epochs=2, batch_size=8)
+    found = fit(frozen, seed=1, lr=1e-2, share=0.5)[0].history
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_settings_decide_what_is_trained(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    quick = SETTINGS.override("bridge", {"rank": 4, "n_prototypes": 6, "epochs": 1, "batch": 8})
+    frozen = load_direction(quick, toy_root())
+    changes = [{}, {"loss": "mae"}, {"loss": "infonce"}, {"align": "input"}, {"rank": 2},
+               {"loss": "infonce", "temperature": 1.0}, {"prototypes": "random"}]  # fmt: skip
+    found = [fit(frozen, seed=0, lr=1e-2, **change)[0].probabilities for change in changes]
+    for i, a in enumerate(found):
+        assert all(not np.allclose(a, b, rtol=1e-6) for b in found[:i]), changes[i]
+    with pytest.raises(ValueError, match="bridge.lr: "):
+        fit(frozen, seed=0, lr=-1.0)
+
+
+# --- seeds and learning rates
+
+
+def test_tasks_keep_their_order_and_leave_the_threads_alone():
+    before = torch.get_num_threads()
+    tasks = [lambda i=i: (i, torch.get_num_threads()) for i in range(6)]
+    assert parallel(tasks, n_jobs=2) == [(i, 1) for i in range(6)]
+    assert torch.get_num_threads() == before
+
+
+def test_the_number_of_jobs_and_the_global_generator_change_nothing(frozen):
+    found = []
+    for n_jobs in (1, 2):
+        torch.rand(n_jobs)
+        results, search = run_seeds(
+            {"BioX-Bridge": lambda seed, lr: fit(frozen, seed=seed, lr=lr)[0]},
+            [1e-3, 1e-2], [0, 1], shape=(24, 2), n_jobs=n_jobs,
+        )  # fmt: skip
+        found.append((results, search))
+    (one, search_one), (two, search_two) = found
+    pd.testing.assert_frame_equal(search_one, search_two)
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_array_equal(a.probabilities, b.probabilities)
+        pd.testing.assert_frame_equal(a.history, b.history)
+    assert not np.allclose(one[0].probabilities, one[1].probabilities)
+
+
+COURSES = {  # learning rate -> agreement and loss on val by epoch; the best is epoch 2, 1, 2
+    1e-4: ([0.9, 0.5, 0.6], [0.1, 0.9, 0.3]),
+    1e-3: ([0.9, 0.7, 0.1], [0.1, 0.5, 0.8]),
+    1e-2: ([0.9, 0.7, 0.7], [0.1, 0.8, 0.6]),
+}
+
+
+def course(asked, failing=()):
+    """A method whose trainings are known."""
+
+    def run(seed, lr):
+        asked.append((seed, lr))
+        if lr in failing or lr not in COURSES:
+            raise FloatingPointError("bridge: expected a finite loss, found nan")
+        agreements, losses = COURSES[lr]
+        history = pd.DataFrame({"epoch": range(3), "val": losses, "agreement": agreements})
+        p = np.full((4, 2), 0.5)
+        return Result("KD", seed, p, 3, lr, history, best_epoch(history))
+
+    return run
+
+
+def test_the_search_picks_what_agrees_best_on_val_and_survives_failures():
+    asked = []
+    lrs, options = [*COURSES, 1e-1], {"shape": (4, 2), "n_jobs": 1}
+    results, search = run_seeds({"KD": course(asked)}, lrs, [5, 6, 7], **options)
+    assert [(r.seed, r.lr, r.failed) for r in results] == [(s, 1e-3, "") for s in (5, 6, 7)]
+    assert asked == [*((5, lr) for lr in lrs), (6, 1e-3), (7, 1e-3)]  # no run twice
+    assert search["chosen"].tolist() == [False, True, False, False]  # of equals by loss
+    np.testing.assert_array_equal(search["agreement"], [0.6, 0.7, 0.7, np.nan])
+    np.testing.assert_array_equal(search["loss"], [0.3, 0.5, 0.6, np.nan])
+    assert "found nan" in search["failed"][3] and not search["failed"][:3].any()
+
+
+def test_methods_choose_on_their_own_and_one_rate_is_no_search():
+    asked, others = [], []
+    slow, options = course(others, failing=(1e-3, 1e-2)), {"shape": (4, 2), "n_jobs": 1}
+    methods = {"KD": course(asked), "LoRA-KD": lambda s, lr: replace(slow(s, lr), method="LoRA-KD")}
+    results, search = run_seeds(methods, list(COURSES), [0, 1], **options)
+    assert [(r.method, r.lr) for r in results] == [("KD", 1e-3)] * 2 + [("LoRA-KD", 1e-4)] * 2
+    assert search.groupby("method")["chosen"].sum().tolist() == [1, 1]
+    asked.clear()
+    results, search = run_seeds({"KD": course(asked)}, [1e-4], [0, 1], **options)
+    assert asked == [(0, 1e-4), (1, 1e-4)] and search["chosen"].tolist() == [True]
+
+
+def test_a_method_that_fails_at_every_rate_has_failed_runs():
+    methods, lrs = {"KD": course([], failing=COURSES)}, list(COURSES)
+    results, search = run_seeds(methods, lrs, [0, 1], shape=(4, 2), n_jobs=1)
+    assert [(r.method, r.seed, r.lr) for r in results] == [("KD", 0, 1e-4), ("KD", 1, 1e-4)]
+    for result in results:
+        assert "finite loss" in result.failed and np.isnan(result.probabilities).all()
+        assert result.probabilities.shape == (4, 2) and math.isnan(result.n_parameters)
+    assert search["failed"].all() and search["agreement"].isna().all()
+
+
+def test_the_rate_of_a_direction_is_set_or_was_found(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert chosen_lr(SETTINGS.override("bridge", {"lr": 0.5}), "fog-eeg2emg") == 0.5
+    searched = SETTINGS.override("bridge", {"lr": None})
+    with pytest.raises(FileNotFoundError, match="runs.csv: .* run bridge@fog-eeg2emg"):
+        chosen_lr(searched, "fog-eeg2emg")
+    path = PATHS.results("bridges", "fog-eeg2emg") / "runs.csv"
+    path.parent.mkdir(parents=True)
+    pd.DataFrame({"seed": [0, 1], "lr": [3e-3, 3e-3]}).to_csv(path, index=False)
+    assert chosen_lr(searched, "fog-eeg2emg") == 3e-3

@@ -4,13 +4,13 @@ from pathlib import Path
 
 from biox.backbones.base import Backbone, InputSpec
 from biox.backbones.cbramod import CBraMod
-from biox.backbones.checkpoints import load, save
 from biox.backbones.ecg_fm import ECGFM
 from biox.backbones.hubert_ecg import HubertECG
 from biox.backbones.labram import LaBraM
 from biox.backbones.normwear import NormWear
 from biox.backbones.papagei import PaPaGei
 from biox.backbones.plain_cnn import PlainCNN
+from biox.backbones.weights import load, save
 
 __all__ = ["BACKBONES", "Backbone", "InputSpec", "build", "load", "save"]
 
@@ -45,9 +45,9 @@ def build(
         or ``tiny`` for papagei, ``base``, ``base_postnorm`` or ``tiny`` for ecg_fm. For Table 3
         also ``tiny_base`` and ``tiny_large`` of hubert_ecg and ``tiny_100hz`` of ecg_fm.
     checkpoint : path, optional
-        File of weights: as the model's authors publish it, or a safetensors file of ours (`save`,
-        ``python -m biox checkpoints convert``). It is read without running anything in it, and
-        strictly: see `load`. Without it weights are random (torch's global seed).
+        File of weights: as the model's authors publish it, or a safetensors file of `save`. It is
+        read strictly, and nothing in it is run: see `load`. Without it weights are random (torch's
+        global seed).
     n_channels : int, optional
         Channels of a window; the backbone's default if not given.
     seconds : float, optional

@@ -1,4 +1,4 @@
-"""The one abstraction of biox: a frozen foundation model as stem -> layers[0..L-1]."""
+"""The interface of every frozen foundation model: a stem, then layers[0..L-1]; and its input."""
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
@@ -52,7 +52,7 @@ class Origin:
     licence : str
         Of code and weights, as noted in THIRD_PARTY.md.
     weights : str
-        Where the authors publish them.
+        Where the authors publish them; empty if they do not.
     parameters : mapping
         Size -> (published number of parameters as text, who states it). Such a number counts the
         whole published file, with the heads of pretraining.
@@ -82,7 +82,7 @@ class Backbone(nn.Module):
     input_spec: InputSpec
     n_layers: int
 
-    # How published files hold the weights, read by `biox.backbones.checkpoints`.
+    # What published files look like; read by `biox.backbones.weights`.
     wrappers: tuple[str, ...] = ()
     """Entries of the saved dict that may hold the weights; else the dict itself does."""
     key_prefixes: tuple[str, ...] = ()
@@ -93,13 +93,18 @@ class Backbone(nn.Module):
     """Beginnings of keys that the file has and the model does without."""
     resizable: tuple[str, ...] = ()
     """Tables [1, rows, features] that may have another number of rows; see `resized`."""
-
     widen: str | None = None
     """How `resized` makes rows that a file lacks; None where a model has no such table."""
 
+    # What the released BioX-Bridge code does differently with this model (page of deviations).
+    released_layout_reshaped: bool = False
+    """Whether it reshapes, instead of transposing, what a bridge writes into this model."""
+    selector_axis: int = 1
+    """Axis of [batch, tokens, features] that its position selection averages: 1 (tokens) or 2."""
+
     def resized(self, key: str, table: Tensor) -> Tensor:
         """Make a file's table [1, rows, features] one of this model's number of rows."""
-        raise TypeError(f"{type(self).__name__} resizes no {key}")
+        raise NotImplementedError(key)
 
     def contradictions(self, content: object) -> list[tuple[str, str, str]]:
         """What a file states about its model that is not so here: (key, expected, found)."""
@@ -107,11 +112,15 @@ class Backbone(nn.Module):
 
     def stem(self, x: Tensor) -> Tensor:
         """Embed windows [batch, channels, samples] as tokens h0 [batch, tokens, features]."""
-        raise TypeError(f"{type(self).__name__} defines no stem")
+        raise NotImplementedError
 
     def layer(self, i: int, h: Tensor) -> Tensor:
         """Run layer i on its input [batch, tokens, features]."""
-        raise TypeError(f"{type(self).__name__} defines no layers")
+        raise NotImplementedError
+
+    def precompute(self, x: Tensor) -> Tensor:
+        """Compute once what no training changes of windows; `stem` takes the result as well."""
+        return x
 
     def run(self, h: Tensor, start: int, stop: int) -> Tensor:
         """Run layers start..stop-1; ``run(h, l, n_layers)`` is the tail behind position l.
@@ -122,7 +131,7 @@ class Backbone(nn.Module):
             There are no such layers.
         FloatingPointError
             The result is not finite; the message names the first layer where that is so. In
-            training mode nothing is checked: there the loss tells, with the learning rate.
+            training mode nothing is checked: there the loss shows it.
         """
         if not 0 <= start <= stop <= self.n_layers:
             raise ValueError(
@@ -136,13 +145,7 @@ class Backbone(nn.Module):
         return out
 
     def hidden_states(self, x: Tensor) -> list[Tensor]:
-        """The stem's output, then each layer's output: n_layers + 1 tensors.
-
-        Raises
-        ------
-        FloatingPointError
-            One is not finite; the message names the layer.
-        """
+        """The stem's output, then each layer's output: n_layers + 1 tensors."""
         states = list(self._trace(self.stem(x), 0, self.n_layers))
         if not finite(*states):
             self._locate(states, 0)
@@ -184,9 +187,8 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def token_shape(self, l: int) -> tuple[int, int]:
-        """(tokens, features) at the input of layer l, for the configured window.
+        """(tokens, features) at the input of layer l, measured on an empty window.
 
-        Measured by one pass over an empty window, so that no table of shapes can go stale;
         ``l = n_layers`` is the last layer's output.
         """
         if not 0 <= l <= self.n_layers:
@@ -201,11 +203,77 @@ class Backbone(nn.Module):
         return h.shape[1], h.shape[2]
 
 
+def configured(
+    default: InputSpec,
+    n_channels: int | None,
+    seconds: float | None,
+    *,
+    channels_free: bool = True,
+    least: int = 1,
+    patch: int = 1,
+) -> InputSpec:
+    """Return a backbone's default window with another number of channels or another length.
+
+    Parameters
+    ----------
+    channels_free : bool
+        False for models that read a fixed number of channels.
+    least, patch : int
+        Samples that the model needs, and of which it reads whole multiples.
+
+    Raises
+    ------
+    ValueError
+        The model cannot read such a window.
+    """
+    channels = default.channels if n_channels is None else n_channels
+    spec = replace(
+        default, channels=channels, seconds=default.seconds if seconds is None else seconds
+    )
+    if channels < 1 or (channels != default.channels and not channels_free):
+        expected = "at least 1" if channels_free else f"{default.channels}, all that it reads"
+        raise ValueError(f"n_channels of {spec.modality}: expected {expected}, found {channels}")
+    if spec.samples < least or spec.samples % patch:
+        patches = f", in whole patches of {patch / spec.rate:g} s" if patch > 1 else ""
+        raise ValueError(
+            f"seconds of {spec.modality}: expected at least {least} samples at {spec.rate:g} Hz"
+            f"{patches}; found {spec.seconds:g} s"
+        )
+    return spec
+
+
+def check_windows(x: Tensor, spec: InputSpec) -> None:
+    """Refuse windows that are not [batch, channels, samples] of `spec`; nothing is padded or cut.
+
+    Raises
+    ------
+    ValueError
+        Rank, channels, samples or number type differ, or a value is NaN or infinite.
+    """
+    expected = (spec.channels, spec.samples)
+    if x.ndim != 3 or tuple(x.shape[1:]) != expected or not x.is_floating_point():
+        raise ValueError(
+            f"{spec.modality} stem: expected floating-point windows [batch, {spec.channels}, "
+            f"{spec.samples}] ({spec.seconds:g} s at {spec.rate:g} Hz), "
+            f"found {x.dtype} of shape {list(x.shape)}"
+        )
+    check_finite(x, spec)
+
+
+def check_finite(x: Tensor, spec: InputSpec) -> None:
+    """Refuse NaN and infinity in windows or scalograms [batch, ...]; name the first such window."""
+    if not finite(x):
+        broken = (~x.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+        raise ValueError(
+            f"{spec.modality} stem: expected finite values, found NaN or infinity in "
+            f"{len(broken)} of {len(x)} windows (the first: {broken[0]})"
+        )
+
+
 def finite(*tensors: Tensor) -> bool:
     """Whether no value is NaN or infinite; without values (device ``meta``): yes.
 
-    One that is makes its tensor's sum so, and a sum takes one look at each. A sum that is not
-    finite may also have come too far up: then every value is looked at.
+    A sum is quick and not finite if one value is so; if the sum overflowed, all values are checked.
     """
     if tensors[0].is_meta or torch.stack([x.sum() for x in tensors]).isfinite().all():
         return True

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from biox.backbones.base import Backbone, InputSpec, Origin
+from biox.backbones.base import Backbone, InputSpec, Origin, check_windows, configured
 from biox.backbones.blocks import initialise
-from biox.backbones.inputs import check_windows, configured, whole_patches
 
 PATCH = 200  # samples: one second
 STEPS = 8  # time steps that the convolutions leave of a patch
@@ -111,11 +110,6 @@ class CBraMod(Backbone):
         Electrodes, 6 by default. No weight depends on it.
     seconds : float, optional
         30 by default. No weight depends on it.
-
-    Raises
-    ------
-    ValueError
-        The window is empty or no whole number of seconds.
     """
 
     sizes = {
@@ -137,8 +131,9 @@ class CBraMod(Backbone):
     ):
         super().__init__()
         config = self.sizes[size]
-        self.input_spec = configured(self.default_spec, n_channels, seconds)
-        whole_patches(self.input_spec, PATCH, "cbramod")
+        self.input_spec = configured(
+            self.default_spec, n_channels, seconds, least=PATCH, patch=PATCH
+        )
         self.n_layers = config.layers
         self.patch_embedding = PatchEmbedding(config.conv_channels, config.position)
         dim = STEPS * config.conv_channels

@@ -10,9 +10,8 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from biox.backbones.base import Backbone, InputSpec, Origin
+from biox.backbones.base import Backbone, InputSpec, Origin, check_windows, configured
 from biox.backbones.blocks import initialise
-from biox.backbones.inputs import check_windows, configured
 
 LEADS = 12  # I, II, III, aVR, aVL, aVF, V1 to V6
 CONVOLUTIONS = 4  # each halves the number of samples
@@ -116,11 +115,6 @@ class ECGFM(Backbone):
         12 by default, or 1.
     seconds : float, optional
         10 by default (pretraining: 5). No weight depends on it.
-
-    Raises
-    ------
-    ValueError
-        The window has another number of leads or is too short for one token.
     """
 
     sizes = {
@@ -148,16 +142,10 @@ class ECGFM(Backbone):
         super().__init__()
         config = self.sizes[size]
         default = replace(self.default_spec, rate=config.rate)
-        self.input_spec = configured(default, n_channels, seconds)
+        self.input_spec = configured(default, n_channels, seconds, least=2**CONVOLUTIONS)
         if self.input_spec.channels not in (1, LEADS):
             raise ValueError(
-                f"n_channels: expected 1 or {LEADS} leads for ecg_fm, "
-                f"found {self.input_spec.channels}"
-            )
-        if self.input_spec.samples < 2**CONVOLUTIONS:
-            raise ValueError(
-                f"ecg_fm: expected windows of at least {2**CONVOLUTIONS} samples (one token), "
-                f"found {self.input_spec.samples}"
+                f"n_channels of ecg: expected 1 or {LEADS} leads, found {self.input_spec.channels}"
             )
         self.n_layers = config.layers
         self.feature_extractor = nn.Module()  # only for the published names, as is `encoder`

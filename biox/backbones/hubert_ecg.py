@@ -8,8 +8,7 @@ from math import prod
 
 from torch import Tensor
 
-from biox.backbones.base import Backbone, InputSpec, Origin
-from biox.backbones.inputs import check_windows, configured
+from biox.backbones.base import Backbone, InputSpec, Origin, check_windows, configured
 
 CONV_KERNELS = (10, 3, 3, 2, 2)
 CONV_STRIDES = (4, 2, 2, 2, 2)
@@ -66,11 +65,6 @@ class HubertECG(Backbone):
         Only 1.
     seconds : float, optional
         60 by default. No weight depends on it.
-
-    Raises
-    ------
-    ValueError
-        The window has several channels or is too short for one token.
     """
 
     sizes = {
@@ -103,15 +97,11 @@ class HubertECG(Backbone):
         from transformers import HubertConfig, HubertModel
 
         super().__init__()
-        self.input_spec = configured(self.default_spec, n_channels, seconds, channels_free=False)
-        needed = 1 + sum(
-            (kernel - 1) * prod(CONV_STRIDES[:i]) for i, kernel in enumerate(CONV_KERNELS)
+        # Samples that the convolutions need for one token.
+        least = 1 + sum((k - 1) * prod(CONV_STRIDES[:i]) for i, k in enumerate(CONV_KERNELS))
+        self.input_spec = configured(
+            self.default_spec, n_channels, seconds, channels_free=False, least=least
         )
-        if self.input_spec.samples < needed:
-            raise ValueError(
-                f"hubert_ecg: expected windows of at least {needed} samples (one token), "
-                f"found {self.input_spec.samples}"
-            )
         config = HubertConfig(**COMMON, **self.sizes[size], attn_implementation="sdpa")
         model = HubertModel(config)
         self.n_layers = config.num_hidden_layers

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from biox.backbones.base import Backbone, InputSpec, Origin
+from biox.backbones.base import Backbone, InputSpec, Origin, check_windows, configured
 from biox.backbones.blocks import Block, initialise
-from biox.backbones.inputs import check_windows, configured, whole_patches
 
 PATCH = 200  # samples: one second
 EPS = 1e-6  # of every LayerNorm
@@ -69,11 +68,6 @@ def widen_time_embed(table: Tensor, own: Tensor, how: str) -> Tensor:
     -------
     Tensor [1, seconds wanted, features]
         If fewer seconds are wanted than there are, the first ones, in either case.
-
-    Raises
-    ------
-    ValueError
-        Unknown `how`.
     """
     rows = own.shape[1]
     if how not in ("interpolate", "extend"):
@@ -107,11 +101,6 @@ class LaBraM(Backbone):
         How `biox.backbones.load` makes the 16 rows of the published time embedding serve longer
         windows: ``interpolate`` (default) or ``extend``, see `widen_time_embed`; a setting of
         `biox.backbones.build` and of ``backbones.eeg`` in params.yaml.
-
-    Raises
-    ------
-    ValueError
-        The window is empty or no whole number of seconds.
     """
 
     sizes = {
@@ -133,6 +122,7 @@ class LaBraM(Backbone):
         parameters={"base": ("5.8M", "BioX-Bridge, table 1")},
     )
     resizable = ("time_embed",)
+    released_layout_reshaped = True  # deviation 1
     widen = "interpolate"
     default_spec = InputSpec("eeg", 6, 200.0, 30.0, "uV/100", "eeg_labram")
 
@@ -141,12 +131,13 @@ class LaBraM(Backbone):
     ):
         super().__init__()
         widths = self.sizes[size]
-        self.input_spec = configured(self.default_spec, n_channels, seconds)
-        patches = whole_patches(self.input_spec, PATCH, "labram")
+        self.input_spec = configured(
+            self.default_spec, n_channels, seconds, least=PATCH, patch=PATCH
+        )
         self.n_layers = widths.layers
         self.patch_embed = TemporalConv(widths.conv_channels)
         dim = PATCH // 8 * widths.conv_channels
-        rows = max(widths.time_rows, patches)
+        rows = max(widths.time_rows, self.input_spec.samples // PATCH)
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
         self.time_embed = nn.Parameter(torch.empty(1, rows, dim))
         self.blocks = nn.ModuleList(

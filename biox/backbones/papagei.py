@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from biox.backbones.base import Backbone, InputSpec, Origin
+from biox.backbones.base import Backbone, InputSpec, Origin, check_windows, configured
 from biox.backbones.blocks import initialise
-from biox.backbones.inputs import check_windows, configured
 
 KERNEL = 3
 STRIDE = 2
@@ -98,11 +97,6 @@ class PaPaGei(Backbone):
         Only 1.
     seconds : float, optional
         60 by default. No weight depends on it.
-
-    Raises
-    ------
-    ValueError
-        The window is empty or has several channels.
     """
 
     sizes = {
@@ -118,6 +112,7 @@ class PaPaGei(Backbone):
         weights="papagei_s.pt, linked from the repository (Zenodo)",
         parameters={"small": ("5.7M", "BioX-Bridge, table 1")},
     )
+    selector_axis = 2  # deviation 5: its position selection averages channels
     default_spec = InputSpec("ppg", 1, 125.0, 60.0, "z-score", "ppg_papagei")
 
     def __init__(

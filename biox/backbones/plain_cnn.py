@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from biox.backbones.base import Backbone, InputSpec, Origin
+from biox.backbones.base import Backbone, InputSpec, Origin, check_windows, configured
 from biox.backbones.blocks import initialise
-from biox.backbones.inputs import check_windows, configured
 
 KERNEL = 7
 
@@ -59,11 +58,6 @@ class PlainCNN(Backbone):
         Only 1.
     seconds : float, optional
         60 by default. No weight depends on it.
-
-    Raises
-    ------
-    ValueError
-        The window is empty or has several channels.
     """
 
     sizes = {

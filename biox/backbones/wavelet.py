@@ -6,7 +6,6 @@ the released BioX-Bridge code, ``dataset_preprocessing/make_FOG.py``.
 
 import numpy as np
 import torch
-from scipy.fft import next_fast_len
 from torch import Tensor, nn
 
 WIDTHS = 0.1 + np.arange(65)
@@ -32,6 +31,8 @@ class RickerScalogram(nn.Module):
     """
 
     def __init__(self, samples: int):
+        from scipy.fft import next_fast_len  # slow to import, and for this model alone
+
         super().__init__()
         self.length = samples - 2
         # Of the full convolution only the middle is kept (mode "same"): zeros for half of the

@@ -1,1 +1,1 @@
-"""What the bridge is compared with: other ways to move a task to a modality without labels."""
+"""Transfer methods that the bridge is compared with."""

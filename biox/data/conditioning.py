@@ -1,8 +1,9 @@
-"""From a signal as recorded to the input a backbone was trained on: one recipe per backbone.
+"""From a signal as recorded to the input a backbone was trained on.
 
-The steps and their constants are those of the released BioX-Bridge code (paper, section 4.1 and
-appendix; `dataset_preprocessing/make_WESAD.py`, `make_ISRUC.py`, `make_FOG.py`), including its
-linear-interpolation resampling without an anti-alias filter (deviation 15, `resampling` chooses).
+The recipe is the one that the backbone's `InputSpec.conditioning` names. Steps and constants are
+those of the released BioX-Bridge code (paper, section 4.1 and appendix; `make_WESAD.py`,
+`make_ISRUC.py` and `make_FOG.py` in its `dataset_preprocessing`), including its linear resampling
+without an anti-alias filter (deviation 15; `resampling` chooses).
 """
 
 from __future__ import annotations
@@ -13,12 +14,11 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import signal as dsp
-
-from biox.data.windows import Signal
+import scipy  # scipy.signal is slow to import, and comes when it is first used
 
 if TYPE_CHECKING:
     from biox.backbones.base import InputSpec
+    from biox.data.windows import Signal
 
 Resampler = Callable[[np.ndarray, float, float], np.ndarray]
 
@@ -49,13 +49,14 @@ def linear(x: np.ndarray, rate: float, new_rate: float) -> np.ndarray:
 def polyphase(x: np.ndarray, rate: float, new_rate: float) -> np.ndarray:
     """Resample [channels, samples] with an anti-alias filter (`scipy.signal.resample_poly`)."""
     ratio = Fraction(new_rate / rate).limit_denominator(1000)
-    new = dsp.resample_poly(x, ratio.numerator, ratio.denominator, axis=1, padtype="line")
+    up, down = ratio.numerator, ratio.denominator
+    new = scipy.signal.resample_poly(x, up, down, axis=1, padtype="line")
     return new[:, : n_resampled(x.shape[1], rate, new_rate)]
 
 
 def fourier(x: np.ndarray, rate: float, new_rate: float) -> np.ndarray:
     """Resample [channels, samples] in the frequency domain (`scipy.signal.resample`)."""
-    return dsp.resample(x, n_resampled(x.shape[1], rate, new_rate), axis=1)
+    return scipy.signal.resample(x, n_resampled(x.shape[1], rate, new_rate), axis=1)
 
 
 RESAMPLERS: dict[str, Resampler] = {"linear": linear, "polyphase": polyphase, "fourier": fourier}
@@ -72,23 +73,22 @@ def standardise(x: np.ndarray) -> np.ndarray:
 def ecg_hubert(signal: Signal, spec: InputSpec, resample: Resampler) -> np.ndarray:
     """500 Hz, zero-phase FIR band-pass 0.05-47 Hz of order 150, to the model's rate, z-score."""
     x = resample(signal.values, signal.rate, ECG_FILTER_RATE)
-    taps = dsp.firwin(151, [0.05, 47], pass_zero=False, fs=ECG_FILTER_RATE)
-    x = dsp.filtfilt(taps, [1.0], x, axis=1)
+    taps = scipy.signal.firwin(151, [0.05, 47], pass_zero=False, fs=ECG_FILTER_RATE)
+    x = scipy.signal.filtfilt(taps, [1.0], x, axis=1)
     return standardise(resample(x, ECG_FILTER_RATE, spec.rate))
 
 
 def ppg_papagei(signal: Signal, spec: InputSpec, resample: Resampler) -> np.ndarray:
     """FFT resampling, zero-phase Chebyshev-I band-pass 0.5-12 Hz (order 4, 0.5 dB), z-score."""
     x = fourier(signal.values, signal.rate, spec.rate)
-    sos = dsp.cheby1(4, 0.5, [0.5, 12], btype="bandpass", fs=spec.rate, output="sos")
-    return standardise(dsp.sosfiltfilt(sos, x, axis=1))
+    sos = scipy.signal.cheby1(4, 0.5, [0.5, 12], btype="bandpass", fs=spec.rate, output="sos")
+    return standardise(scipy.signal.sosfiltfilt(sos, x, axis=1))
 
 
 def eeg_labram(signal: Signal, spec: InputSpec, resample: Resampler) -> np.ndarray:
     """The model's rate and its unit; no filter (the sources are filtered already)."""
-    unknown = [unit for unit in (signal.unit, spec.unit) if unit not in VOLTS]
-    if unknown:
-        raise ValueError(f"EEG: expected a unit out of {sorted(VOLTS)}, found {unknown[0]!r}")
+    if signal.unit not in VOLTS:
+        raise ValueError(f"EEG: expected a unit out of {sorted(VOLTS)}, found {signal.unit!r}")
     factor = VOLTS[signal.unit] / VOLTS[spec.unit]
     return resample(signal.values, signal.rate, spec.rate) * factor
 
@@ -98,18 +98,13 @@ def emg_normwear(signal: Signal, spec: InputSpec, resample: Resampler) -> np.nda
     return standardise(resample(signal.values, signal.rate, spec.rate))
 
 
-def ecg_ecgfm(signal: Signal, spec: InputSpec, resample: Resampler) -> np.ndarray:
-    """The model's rate, then z-score of each lead; no filter (fairseq-signals, preprocess/ecg)."""
-    return standardise(resample(signal.values, signal.rate, spec.rate))
-
-
 RECIPES: dict[str, Callable[[Signal, InputSpec, Resampler], np.ndarray]] = {
     "ecg_hubert": ecg_hubert,
     "ppg_papagei": ppg_papagei,
     "eeg_labram": eeg_labram,
     "emg_normwear": emg_normwear,
-    "ecg_ecgfm": ecg_ecgfm,
-    "eeg_cbramod": eeg_labram,  # same rate and unit
+    "ecg_ecgfm": emg_normwear,  # rate and z-score, no filter (fairseq-signals, preprocess/ecg)
+    "eeg_cbramod": eeg_labram,  # rate and unit
 }
 
 
@@ -133,15 +128,9 @@ def condition(signal: Signal, spec: InputSpec, resampling: str = "linear") -> Si
     Raises
     ------
     ValueError
-        Unknown recipe, resampling or unit, wrong number of channels, a signal shorter than
-        `MIN_SECONDS`, or values not finite.
+        Wrong number of channels, an unknown unit, a signal shorter than `MIN_SECONDS`, or values
+        that are not finite.
     """
-    if spec.conditioning not in RECIPES:
-        raise ValueError(
-            f"conditioning: expected one of {sorted(RECIPES)}, found {spec.conditioning!r}"
-        )
-    if resampling not in RESAMPLERS:
-        raise ValueError(f"resampling: expected one of {sorted(RESAMPLERS)}, found {resampling!r}")
     if len(signal.channels) != spec.channels:
         raise ValueError(
             f"{spec.modality}: expected {spec.channels} channels for {spec.conditioning}, "
@@ -156,4 +145,4 @@ def condition(signal: Signal, spec: InputSpec, resampling: str = "linear") -> Si
         raise ValueError(f"{spec.modality}: expected finite values, found {broken} that are not")
     signal = replace(signal, values=np.asarray(signal.values, dtype=np.float64))
     values = RECIPES[spec.conditioning](signal, spec, RESAMPLERS[resampling])
-    return Signal(values, spec.rate, spec.unit, signal.channels)
+    return replace(signal, values=values, rate=spec.rate, unit=spec.unit)

@@ -1,6 +1,6 @@
 """Who goes where: splits that share no subject, and the published one that shares windows.
 
-`make_splits` is the room's front door: from a folder of raw files to one `Windows` per split.
+`cut_dataset` goes from the settings of a data set to one `Windows` per split.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
+from tqdm import tqdm
 
-from biox.data.cutting import concatenate, cut
-from biox.data.windows import SPLITS, Windows
+from biox.data.readers import reader_named
+from biox.data.windows import Windows, concatenate, cut
 
 if TYPE_CHECKING:
     from biox.backbones.base import InputSpec
@@ -21,32 +22,94 @@ if TYPE_CHECKING:
 UNLABELLED_SPLIT = "pair"
 """The split whose labels nobody uses; only it keeps windows without one."""
 
-
-def check_disjoint(parts: Mapping[str, Sequence[str]]) -> None:
-    """Raise ValueError if a subject is in two splits, or twice in one."""
-    where: dict[str, str] = {}
-    for split, names in parts.items():
-        for name in names:
-            if name in where:
-                raise ValueError(
-                    f"splits: expected each subject in one split, "
-                    f"found {name} in {where[name]} and {split}"
-                )
-            where[name] = split
+PUBLISHED_FRACTIONS = {"train": 33, "val": 11, "pair": 33, "test": 22}
+"""FOG's split of shuffled windows (make_FOG.py of the released code)."""
 
 
-def check_classes(parts: Mapping[str, Windows]) -> None:
-    """Raise ValueError if a labelled split (train, val, test) lacks a class."""
-    for split, windows in parts.items():
-        if split == UNLABELLED_SPLIT:
-            continue
-        for i, name in enumerate(windows.classes):
-            if not np.any(windows.labels == i):
-                counts = [int((windows.labels == j).sum()) for j in range(len(windows.classes))]
-                raise ValueError(
-                    f"{split}: expected windows of every class, found none of {name!r} "
-                    f"({dict(zip(windows.classes, counts, strict=True))})"
-                )
+def source_of(name: str, dataset) -> str:
+    """Which recordings these are, in the words that tables and figures repeat.
+
+    `dataset` is the entry `name` of ``datasets`` in params.yaml (`biox.config.Dataset`).
+    """
+    if dataset.source == "simulated":
+        return "simulated"
+    if dataset.classes:  # own recordings have own classes
+        return f"original {name}"
+    return f"original {reader_named(dataset.reader or name).ABOUT.title}"
+
+
+def cut_dataset(
+    name: str, dataset, specs: Mapping[str, InputSpec], folder: Path | str | None = None
+) -> dict[str, Windows]:
+    """Read, condition, cut and split one data set as its settings say.
+
+    Parameters
+    ----------
+    name : str
+        Key of the data set in params.yaml.
+    dataset : biox.config.Dataset
+        Its entry there.
+    specs : mapping of str to InputSpec
+        By backbone key, what the backbone expects; see `biox.data.windows.cut`.
+    folder : path, optional
+        The raw files, where they are not in ``dataset.folder``.
+
+    Returns
+    -------
+    dict of str to Windows
+        By split: ``train``, ``val``, ``pair``, ``test``. Windows without a label only in ``pair``.
+
+    Raises
+    ------
+    FileNotFoundError
+        A subject is not in the folder.
+    ValueError
+        What the reader or `cut` objects to, or a class missing from a split.
+    """
+    common = dict(
+        reader=reader_named(dataset.reader or name),
+        folder=folder or dataset.folder,
+        specs=specs,
+        seconds=dataset.seconds,
+        step=dataset.step,
+        per_window=dataset.condition_per == "window",
+        resampling=dataset.resampling,
+        source=source_of(name, dataset),
+        **dataset.reader_options(),
+    )
+    if dataset.protocol == "by_subject":
+        return make_splits(splits=dataset.splits, **common)
+    windows = read_windows(subjects=dataset.splits["all"], keep_unlabelled=False, **common)
+    split = {"shuffled_windows": shuffle_split, "blocked_windows": blocked_split}[dataset.protocol]
+    parts = split(windows, PUBLISHED_FRACTIONS, seed=0)
+    _check_classes(parts)
+    return parts
+
+
+def make_splits(
+    reader: ModuleType,
+    folder: Path | str,
+    specs: Mapping[str, InputSpec],
+    seconds: float,
+    step: float,
+    splits: Mapping[str, Sequence[str]],
+    **options,
+) -> dict[str, Windows]:
+    """Windows of each split, by subject; `splits` names the subjects of each.
+
+    Windows without a label are kept only in ``pair``. For `options` and errors see `read_windows`.
+    """
+    everyone = [subject for subjects in splits.values() for subject in subjects]
+    assert len(set(everyone)) == len(everyone), "each subject in one split"
+    parts = {
+        split: read_windows(
+            reader, folder, subjects, specs, seconds, step,
+            keep_unlabelled=split == UNLABELLED_SPLIT, **options,
+        )
+        for split, subjects in splits.items()
+    }  # fmt: skip
+    _check_classes(parts)
+    return parts
 
 
 def read_windows(
@@ -63,121 +126,50 @@ def read_windows(
 ) -> Windows:
     """Read subjects one after the other and cut them; only windows stay in memory.
 
-    `options` go to the reader's `read`: ``source``, for `biox.data.recordings` also ``channels``
-    and ``classes``, for `biox.data.dreamer` ``channels`` and ``target``. The other
-    parameters are those of `biox.data.cutting.cut`.
+    `reader` is a module of `biox.data.readers`; `options` go to its ``read``: ``source``, and what
+    it takes beyond. The other parameters are those of `biox.data.windows.cut`.
 
     Raises
     ------
     FileNotFoundError
         A subject is not in the folder.
     ValueError
-        What the reader or `cut` objects to, or no subject at all.
+        What the reader or `cut` objects to.
     """
-    from tqdm import tqdm
-
+    known = reader.subjects(folder)
+    absent = [name for name in subjects if name not in known]
+    if absent:
+        about = reader.ABOUT
+        raise FileNotFoundError(
+            f"{folder}: expected files of {', '.join(absent)} of '{about.title}' "
+            f"({about.database}), licence {about.licence}; found {', '.join(known[:5])}"
+            + ", ..."
+            * (len(known) > 5)
+        )
     classes = options.get("classes", reader.CLASSES)
-    _check_present(reader, folder, subjects)
-    parts = []
-    for subject in tqdm(list(subjects), unit="subject", disable=None):
-        for recording in reader.read(folder, subject, **options):
-            parts.append(
-                cut(
-                    recording,
-                    specs,
-                    seconds,
-                    step,
-                    classes,
-                    per_window=per_window,
-                    keep_unlabelled=keep_unlabelled,
-                    resampling=resampling,
-                )
-            )
+    parts = [
+        cut(
+            recording, specs, seconds, step, classes,
+            per_window=per_window, keep_unlabelled=keep_unlabelled, resampling=resampling,
+        )
+        for subject in tqdm(list(subjects), unit="subject", disable=None)
+        for recording in reader.read(folder, subject, **options)
+    ]  # fmt: skip
     return concatenate(parts)
 
 
-def _check_present(reader: ModuleType, folder: Path | str, subjects: Sequence[str]) -> None:
-    known = reader.subjects(folder)
-    absent = [name for name in subjects if name not in known]
-    if not absent:
-        return
-    others = [name for name in known if name not in subjects]
-    found = f"subjects {', '.join(others[:5])}" if others else "no other subjects"
-    about = reader.ABOUT
-    raise FileNotFoundError(
-        f"{folder}: expected files of subject{'s' * (len(absent) > 1)} {', '.join(absent)} of "
-        f"'{about.title}' ({about.database}), licence {about.licence}; "
-        f"found {found}{', ...' * (len(others) > 5)}"
-    )
-
-
-def make_splits(
-    reader: ModuleType,
-    folder: Path | str,
-    specs: Mapping[str, InputSpec],
-    seconds: float,
-    step: float,
-    splits: Mapping[str, Sequence[str]],
-    per_window: bool = False,
-    resampling: str = "linear",
-    **options,
-) -> dict[str, Windows]:
-    """Windows of each split, by subject.
-
-    Parameters
-    ----------
-    reader : module
-        One of `biox.data.READERS`.
-    folder : path
-        The raw files.
-    specs : mapping of str to InputSpec
-        By modality, what its backbone expects.
-    seconds, step : float
-        Length of the windows and distance of their starts.
-    splits : mapping of str to sequence of str
-        Subjects of ``train``, ``val``, ``pair`` and ``test``.
-    per_window, resampling
-        See `biox.data.cutting.cut`.
-    **options
-        For the reader, such as ``source="simulated"``.
-
-    Returns
-    -------
-    dict of str to Windows
-        Windows without a label only in ``pair``.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        As in `read_windows`; also a subject in two splits, or a class missing from a split.
-    """
-    unknown = sorted(set(splits) - set(SPLITS))
-    if unknown:
-        raise ValueError(f"splits: expected names out of {SPLITS}, found {unknown}")
-    check_disjoint(splits)
-    parts = {
-        split: read_windows(
-            reader,
-            folder,
-            subjects,
-            specs,
-            seconds,
-            step,
-            per_window=per_window,
-            keep_unlabelled=split == UNLABELLED_SPLIT,
-            resampling=resampling,
-            **options,
-        )
-        for split, subjects in splits.items()
-    }
-    check_classes(parts)
-    return parts
+def _check_classes(parts: Mapping[str, Windows]) -> None:
+    """Raise ValueError if a labelled split (train, val, test) lacks a class."""
+    for split, windows in parts.items():
+        counts = {name: int((windows.labels == i).sum()) for i, name in enumerate(windows.classes)}
+        if split != UNLABELLED_SPLIT and not all(counts.values()):
+            raise ValueError(f"{split}: expected windows of every class, found {counts}")
 
 
 def shuffle_split(
     windows: Windows, fractions: Mapping[str, float], seed: int
 ) -> dict[str, Windows]:
-    """Deal out shuffled windows in proportion to `fractions`: FOG's published protocol.
+    """Split shuffled windows in proportion to `fractions`: FOG's published protocol.
 
     Overlapping windows end up on both sides (deviation 13): measure with `overlap`. The result
     does not depend on the order of `windows`.
@@ -196,9 +188,9 @@ def shuffle_split(
 def blocked_split(
     windows: Windows, fractions: Mapping[str, float], seed: int, n_blocks: int = 10
 ) -> dict[str, Windows]:
-    """Deal out contiguous stretches of every recording instead of single windows.
+    """Split contiguous stretches of every recording instead of single windows.
 
-    Each recording is cut into `n_blocks` stretches, which are shuffled and dealt out in proportion
+    Each recording is cut into `n_blocks` stretches, which are shuffled and split in proportion
     to `fractions`. Where two splits meet, the windows of the earlier stretch that reach into the
     later one are dropped, so that `overlap` is zero.
 
@@ -215,9 +207,9 @@ def blocked_split(
             raise ValueError(
                 f"blocked_split: expected at least {n_blocks} windows in {name}, found {len(rows)}"
             )
-        dealt = np.split(rng.permutation(n_blocks), _bounds(fractions, n_blocks))
+        pieces = np.split(rng.permutation(n_blocks), _bounds(fractions, n_blocks))
         of_block = np.empty(n_blocks, dtype=int)
-        for i, blocks in enumerate(dealt):
+        for i, blocks in enumerate(pieces):
             of_block[blocks] = i
         split_of = of_block[np.arange(len(rows)) * n_blocks // len(rows)]
         starts = windows.starts[rows]
@@ -230,8 +222,6 @@ def blocked_split(
 
 def overlap(test: Windows, train: Windows) -> float:
     """Share of test windows that overlap in time a train window of the same recording."""
-    if not len(test):
-        raise ValueError("overlap: expected test windows, found none")
     reach = max(_seconds(test), _seconds(train)) - 1e-9
     hit = np.zeros(len(test), dtype=bool)
     for name in np.unique(test.recordings):
@@ -248,7 +238,7 @@ def _time_order(windows: Windows) -> np.ndarray:
 
 
 def _seconds(windows: Windows) -> float:
-    return max(windows.seconds(modality) for modality in windows.signals)
+    return max(windows.seconds(key) for key in windows.signals)
 
 
 def _bounds(fractions: Mapping[str, float], n: int) -> np.ndarray:

@@ -1,29 +1,37 @@
-"""Recordings, paired windows, and splits that share no subject.
+"""Recordings and paired windows.
 
-A reader turns raw files into `Recording` objects; `cut` turns recordings into `Windows`, the one
+A reader turns raw files into `Recording` objects; `cut` turns a recording into `Windows`, the one
 container of everything downstream; a split is one safetensors file of windows.
 """
 
+from __future__ import annotations
+
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from biox.files import written_whole
+from biox.data.conditioning import VOLTS, condition
+
+if TYPE_CHECKING:
+    from biox.backbones.base import InputSpec
+
+log = logging.getLogger(__name__)
 
 UNLABELLED = -1
 """Class index of a window without a label: kept in the pair split, dropped elsewhere."""
 
-SPLITS = ("train", "val", "pair", "test")
-
 
 @dataclass(frozen=True)
 class Signal:
-    """One modality of one recording, as read: `values` is [channels, samples].
+    """One modality of one recording.
 
     Attributes
     ----------
@@ -42,15 +50,8 @@ class Signal:
     channels: tuple[str, ...]
 
     def __post_init__(self):
-        if self.values.ndim != 2 or len(self.channels) != len(self.values):
-            raise ValueError(
-                f"a signal needs [channels, samples] and a name for each channel, "
-                f"found shape {self.values.shape} and names {self.channels}"
-            )
-        if self.values.dtype.kind not in "fiu":
-            raise ValueError(f"a signal needs real numbers, found {self.values.dtype}")
-        if not 0 < self.rate < np.inf:
-            raise ValueError(f"a signal needs a rate in Hz above 0, found {self.rate}")
+        assert self.values.ndim == 2 and len(self.channels) == len(self.values)
+        assert self.values.dtype.kind in "fiu" and 0 < self.rate < np.inf
 
     @property
     def seconds(self) -> float:
@@ -86,17 +87,50 @@ class Recording:
         """Duration that all modalities cover, in seconds."""
         return min(signal.seconds for signal in self.signals.values())
 
+    def aligned(self, modalities: Iterable[str]) -> dict[str, Signal]:
+        """The modalities asked for, cut to the length that all of them cover.
+
+        Raises
+        ------
+        ValueError
+            A modality is missing, or lengths differ by more than `MAX_MISMATCH`.
+        """
+        missing = sorted(set(modalities) - set(self.signals))
+        if missing:
+            raise ValueError(
+                f"{self.name}: expected modalities {missing}, found {sorted(self.signals)}"
+            )
+        signals = {name: self.signals[name] for name in modalities}
+        lengths = {name: signal.seconds for name, signal in signals.items()}
+        shortest, longest = min(lengths.values()), max(lengths.values())
+        described = ", ".join(f"{name} {length:.2f} s" for name, length in lengths.items())
+        if longest - shortest > MAX_MISMATCH:
+            raise ValueError(
+                f"{self.name}: expected modalities of equal length within {MAX_MISMATCH:g} s, "
+                f"found {described}"
+            )
+        if longest - shortest > 2 / min(signal.rate for signal in signals.values()):
+            log.warning("%s: cut to %.2f s, the shortest of %s", self.name, shortest, described)
+        return {
+            name: replace(signal, values=signal.values[:, : round(shortest * signal.rate)])
+            for name, signal in signals.items()
+        }
+
+
+MAX_MISMATCH = 1.0
+"""Seconds by which modalities of one recording may differ in length."""
+
 
 @dataclass(frozen=True)
 class Windows:
-    """Paired windows: the same stretch of time in every modality.
+    """Paired windows: the same stretch of time, conditioned for one or more backbones.
 
     Attributes
     ----------
     signals : mapping of str to ndarray
-        By modality, float32 [n, channels, samples].
+        By backbone key (such as ``ecg``), float32 [n, channels, samples].
     rates, units, channels : mapping
-        By modality: sampling rate in Hz, unit, channel names.
+        By backbone key: sampling rate in Hz, unit, channel names.
     labels : ndarray of int64, [n]
         Class index, or `UNLABELLED`.
     subjects, recordings : ndarray of str, [n]
@@ -132,24 +166,14 @@ class Windows:
         if bad:
             raise ValueError(f"windows: expected labels of the classes {self.classes}, found {bad}")
 
-    def select(self, keep: np.ndarray) -> "Windows":
+    def select(self, keep: np.ndarray) -> Windows:
         """The windows picked by a boolean mask or an index array, in that order."""
-        return Windows(
-            signals={name: x[keep] for name, x in self.signals.items()},
-            rates=self.rates,
-            units=self.units,
-            channels=self.channels,
-            labels=self.labels[keep],
-            subjects=self.subjects[keep],
-            recordings=self.recordings[keep],
-            starts=self.starts[keep],
-            classes=self.classes,
-            source=self.source,
-        )
+        rows = {name: getattr(self, name)[keep] for name in _PER_WINDOW}
+        return replace(self, signals={name: x[keep] for name, x in self.signals.items()}, **rows)
 
-    def seconds(self, modality: str) -> float:
-        """Length of a window in seconds, from a modality's samples and rate."""
-        return self.signals[modality].shape[2] / self.rates[modality]
+    def seconds(self, key: str) -> float:
+        """Length of a window in seconds, from a signal's samples and rate."""
+        return self.signals[key].shape[2] / self.rates[key]
 
     def save(self, path: Path | str) -> None:
         """Write one safetensors file: signals, labels, starts; the names as JSON in its header."""
@@ -164,19 +188,20 @@ class Windows:
             "classes": list(self.classes),
             "source": self.source,
         }
-        with written_whole(path) as part:  # one metadata key, so that equal windows are equal bytes
-            save_file(arrays, part, metadata={"windows": json.dumps(header, sort_keys=True)})
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        # one metadata key, so that equal windows are equal bytes
+        save_file(arrays, path, metadata={"windows": json.dumps(header, sort_keys=True)})
 
     @classmethod
-    def load(cls, path: Path | str, modalities: Sequence[str] | None = None) -> "Windows":
-        """Read windows back, all modalities or only those named.
+    def load(cls, path: Path | str, keys: Sequence[str] | None = None) -> Windows:
+        """Read windows back, all signals or only those named.
 
         Raises
         ------
         FileNotFoundError
             The file is absent.
         ValueError
-            The file is no file of windows, is cut short, or lacks a modality.
+            The file is no file of windows, is cut short, or lacks a signal.
         """
         path = Path(path)
         if not path.is_file():
@@ -184,30 +209,268 @@ class Windows:
         try:
             with safe_open(path, "np") as file:
                 header = json.loads((file.metadata() or {})["windows"])
-                names = list(header["rates"]) if modalities is None else list(modalities)
-                missing = sorted(set(names) - set(header["rates"]))
-                if missing:
-                    raise ValueError(
-                        f"{path}: expected modalities {missing}, found {sorted(header['rates'])}"
-                    )
-                signals = {name: file.get_tensor(f"signal.{name}") for name in names}
+                known = sorted(header["rates"])
+                names = list(header["rates"] if keys is None else keys)
+                if set(names) <= set(known):
+                    signals = {name: file.get_tensor(f"signal.{name}") for name in names}
                 labels, starts = file.get_tensor("labels"), file.get_tensor("starts")
-            content = {
-                "rates": {name: header["rates"][name] for name in names},
-                "units": {name: header["units"][name] for name in names},
-                "channels": {name: tuple(header["channels"][name]) for name in names},
-                "subjects": np.array(header["subjects"], dtype=str),
-                "recordings": np.array(header["recordings"], dtype=str),
-                "classes": tuple(header["classes"]),
-                "source": header["source"],
-            }
         except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-            reason = f"no {error}" if isinstance(error, KeyError) else error
             raise ValueError(
                 f"{path}: expected a whole file of windows, "
-                f"found a foreign or truncated one ({reason})"
+                f"found a foreign or truncated one ({error})"
             ) from None
-        try:
-            return cls(signals=signals, labels=labels, starts=starts, **content)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+        if not set(names) <= set(known):
+            raise ValueError(f"{path}: expected signals {sorted(names)}, found {known}")
+        return cls(
+            signals=signals,
+            rates={name: header["rates"][name] for name in names},
+            units={name: header["units"][name] for name in names},
+            channels={name: tuple(header["channels"][name]) for name in names},
+            labels=labels,
+            subjects=np.array(header["subjects"], dtype=str),
+            recordings=np.array(header["recordings"], dtype=str),
+            starts=starts,
+            classes=tuple(header["classes"]),
+            source=header["source"],
+        )
+
+
+_PER_WINDOW = ("labels", "subjects", "recordings", "starts")
+
+
+def concatenate(parts: Sequence[Windows]) -> Windows:
+    """Join windows of several recordings.
+
+    Raises
+    ------
+    ValueError
+        Parts that differ in rates, units, channels, classes or source.
+    """
+    first = parts[0]
+    for part in parts[1:]:
+        for name in ("rates", "units", "channels", "classes", "source"):
+            if getattr(part, name) != getattr(first, name):
+                raise ValueError(
+                    f"concatenate: expected {name} {getattr(first, name)} throughout, "
+                    f"found {getattr(part, name)} in {part.recordings[:1].tolist()}"
+                )
+    rows = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _PER_WINDOW}
+    signals = {key: np.concatenate([part.signals[key] for part in parts]) for key in first.signals}
+    return replace(first, signals=signals, **rows)
+
+
+# --- cutting --------------------------------------------------------------------------------------
+
+
+def cut(
+    recording: Recording,
+    specs: Mapping[str, InputSpec],
+    seconds: float,
+    step: float,
+    classes: Sequence[str],
+    per_window: bool = False,
+    keep_unlabelled: bool = True,
+    resampling: str = "linear",
+) -> Windows:
+    """Cut a recording into paired windows, conditioned for each backbone.
+
+    Windows that `bad_windows` objects to are dropped, with a logged sentence.
+
+    Parameters
+    ----------
+    recording : Recording
+    specs : mapping of str to InputSpec
+        By backbone key; ``spec.modality`` names the signal that the backbone reads.
+    seconds, step : float
+        Length of a window, and the distance between the starts of consecutive windows.
+    classes : sequence of str
+        Names of the classes that `recording.label` numbers.
+    per_window : bool
+        Condition each window by itself (ISRUC in the released code) instead of the whole
+        recording (WESAD, FOG).
+    keep_unlabelled : bool
+        Keep windows without a label; they serve as unlabelled pairs.
+    resampling : str
+        See `biox.data.conditioning.condition`.
+
+    Raises
+    ------
+    ValueError
+        A modality is missing or cannot be conditioned (wrong channels, unknown unit), lengths
+        differ by more than a second, the recording is shorter than a window, or none of its windows
+        is sound. The message names recording and subject.
+    """
+    signals = recording.aligned(dict.fromkeys(spec.modality for spec in specs.values()))
+    for spec in specs.values():
+        assert abs(spec.seconds - seconds) < 1e-6
+        rate = signals[spec.modality].rate
+        if rate < spec.rate / 2:
+            log.warning(
+                "%s: %s is sampled at %g Hz, less than half the %g Hz of its backbone",
+                recording.name, spec.modality, rate, spec.rate,
+            )  # fmt: skip
+    starts = _sound_starts(recording, signals, seconds, step)
+    labels = np.array([recording.label(start, start + seconds) for start in starts], dtype=np.int64)
+    if not keep_unlabelled:
+        starts, labels = starts[labels != UNLABELLED], labels[labels != UNLABELLED]
+    arrays = {}
+    try:
+        for key, spec in specs.items():
+            signal = signals[spec.modality]
+            if per_window:
+                pieces = _slices(signal, signal.rate, starts, seconds)
+                pieces = [condition(_without_gaps(piece), spec, resampling) for piece in pieces]
+            else:
+                whole = condition(_without_gaps(signal), spec, resampling)
+                pieces = _slices(whole, spec.rate, starts, seconds)
+            values = [piece.values.astype(np.float32) for piece in pieces]
+            arrays[key] = np.array(values).reshape(len(starts), spec.channels, spec.samples)
+    except ValueError as error:
+        raise ValueError(f"{recording.name} of {recording.subject}: {error}") from None
+    return Windows(
+        signals=arrays,
+        rates={key: spec.rate for key, spec in specs.items()},
+        units={key: spec.unit for key, spec in specs.items()},
+        channels={key: signals[spec.modality].channels for key, spec in specs.items()},
+        labels=labels,
+        subjects=np.full(len(starts), recording.subject),
+        recordings=np.full(len(starts), recording.name),
+        starts=starts,
+        classes=tuple(classes),
+        source=recording.source,
+    )
+
+
+def _sound_starts(
+    recording: Recording, signals: Mapping[str, Signal], seconds: float, step: float
+) -> np.ndarray:
+    """Starts of the windows that fit into the recording and that no reason speaks against."""
+    duration = min(signal.seconds for signal in signals.values())
+    n = int(np.floor((duration - seconds) / step + 1e-6)) + 1
+    if n < 1:
+        raise ValueError(
+            f"{recording.name}: expected at least one window of {seconds:g} s, "
+            f"found a recording of {duration:.2f} s"
+        )
+    starts = np.arange(n) * step
+    reasons = bad_windows(signals, starts, seconds)
+    counts = Counter(reason for reason in reasons if reason)
+    why = ", ".join(f"{n} {reason}" for reason, n in counts.most_common())
+    n_bad = sum(counts.values())
+    if n_bad == len(starts):
+        raise ValueError(
+            f"{recording.name} of {recording.subject}: expected sound signals, "
+            f"found all {n_bad} windows bad ({why})"
+        )
+    if n_bad:
+        log.warning("%s: dropped %d of %d windows: %s", recording.name, n_bad, len(starts), why)
+    return starts[[not reason for reason in reasons]]
+
+
+def _slices(signal: Signal, rate: float, starts: np.ndarray, seconds: float) -> list[Signal]:
+    """Stretches of a signal of `rate` Hz."""
+    n = round(seconds * rate)
+    # rounding may place the last window one sample too far
+    firsts = [min(round(start * rate), signal.values.shape[1] - n) for start in starts]
+    return [replace(signal, values=signal.values[:, first : first + n]) for first in firsts]
+
+
+def _without_gaps(signal: Signal) -> Signal:
+    """Bridge values that are not finite by straight lines, so that filters see none of them.
+
+    Windows that hold such values are dropped; this protects their neighbours. Values next to a
+    gap are altered by less than the length of the filters (0.3 s for ECG, some 2 s for PPG).
+    """
+    finite = np.isfinite(signal.values)
+    if finite.all():
+        return signal
+    values = signal.values.astype(np.float64)
+    samples = np.arange(values.shape[1])
+    for channel, known in zip(values, finite, strict=True):
+        channel[~known] = (
+            np.interp(samples[~known], samples[known], channel[known]) if known.any() else 0.0
+        )
+    return replace(signal, values=values)
+
+
+# --- quality --------------------------------------------------------------------------------------
+
+MAX_CLIPPED = 0.2
+"""Largest share of samples at the window's own extreme. Sound recordings stay far below; the most
+saturated window among 32 bedside-monitor records (BIDMC 32, ECG) has 0.13."""
+
+MAX_FLAT = 0.3
+"""Largest share of samples in runs of equal values that last longer than `FLAT_SECONDS`. The
+flattest window among 32 BIDMC and 38 EEGMAT recordings has 0.07."""
+
+FLAT_SECONDS = 1.0
+
+WEAK_ECG = 30e-6
+"""Smallest standard deviation of an ECG in volts. Healthy adults at rest: 60 to 170 uV (36 EEGMAT
+files); the one lead known to be dead there: 15 uV."""
+
+
+def bad_windows(
+    signals: Mapping[str, Signal], starts: Sequence[float], seconds: float
+) -> list[str]:
+    """A reason per window why no model should see it, empty for a sound one.
+
+    A window is bad if a channel of any modality holds a value that is not finite, is constant, has
+    more than `MAX_FLAT` of its samples in long runs of one value or more than `MAX_CLIPPED` at its
+    own minimum or maximum, or is an ECG in volts too weak to hold heart beats. Judged on the raw
+    samples, since filters spread a gap.
+
+    Parameters
+    ----------
+    signals : mapping of str to Signal
+        By modality, as recorded.
+    starts : sequence of float
+        Starts of the windows in seconds.
+    seconds : float
+        Length of the windows.
+    """
+    in_runs = {modality: _in_long_runs(signal) for modality, signal in signals.items()}
+    reasons = []
+    for start in starts:
+        found = ""
+        for modality, signal in signals.items():
+            first = round(start * signal.rate)
+            inside = np.s_[:, first : first + round(seconds * signal.rate)]
+            found = found or _reason(
+                signal.values[inside], in_runs[modality][inside], modality, signal
+            )
+        reasons.append(found)
+    return reasons
+
+
+def _in_long_runs(signal: Signal) -> np.ndarray:
+    """Which samples, [channels, samples], stand in equal values for more than `FLAT_SECONDS`."""
+    found = np.zeros(signal.values.shape, dtype=bool)
+    for channel, mask in zip(signal.values, found, strict=True):
+        edges = np.flatnonzero(channel[1:] != channel[:-1]) + 1
+        edges = np.concatenate([[0], edges, [len(channel)]])
+        for i in np.flatnonzero(np.diff(edges) > FLAT_SECONDS * signal.rate):
+            mask[edges[i] : edges[i + 1]] = True
+    return found
+
+
+def _reason(window: np.ndarray, in_runs: np.ndarray, modality: str, signal: Signal) -> str:
+    def first(bad: np.ndarray, what: str) -> str:
+        return f"{modality} {signal.channels[int(np.argmax(bad))]} {what}" if bad.any() else ""
+
+    finite = np.isfinite(window).all(axis=1)
+    if not finite.all():
+        return first(~finite, "not finite")
+    low, high = window.min(axis=1, keepdims=True), window.max(axis=1, keepdims=True)
+    flat = (low == high)[:, 0]
+    if flat.any():
+        return first(flat, "constant")
+    share = np.maximum((window == low).mean(axis=1), (window == high).mean(axis=1))
+    weak = np.zeros(len(window), dtype=bool)
+    if modality == "ecg" and signal.unit in VOLTS:
+        weak = window.std(axis=1) * VOLTS[signal.unit] < WEAK_ECG
+    return (
+        first(in_runs.mean(axis=1) > MAX_FLAT, "flat")
+        or first(share > MAX_CLIPPED, "clipped")
+        or first(weak, "too weak")
+    )

@@ -1,0 +1,223 @@
+"""Weights of a backbone: saved in one safetensors file, loaded strictly from ours or the authors'.
+
+What a published file looks like is written down at each backbone (`Backbone.wrappers` and the lines
+below it). No code in a file is run: torch builds tensors and plain containers alone
+(``weights_only``), and an object of any other class becomes an inert stand-in.
+"""
+
+import os
+import re
+import sys
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from safetensors.torch import save as serialise
+from torch import Tensor
+
+from biox.backbones.base import Backbone, finite
+
+HALF = (torch.float16, torch.bfloat16)
+ALIASES = (
+    (".weight_g", ".parametrizations.weight.original0"),
+    (".weight_v", ".parametrizations.weight.original1"),
+)
+"""Endings of the same key before and after torch 2.1 (weight normalisation)."""
+
+STANDARD = sys.stdlib_module_names | {"__builtin__", "copy_reg", "commands", "nt", "torch"}
+"""Packages that can run something without any other one being there."""
+KINDS = "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath".split()
+HARMLESS = {
+    "argparse": ["Namespace"],
+    "builtins": "bool bytes dict float frozenset int list object slice str tuple".split(),
+    "collections": ["defaultdict"],
+    "datetime": "date datetime time timedelta timezone".split(),
+    "pathlib": KINDS,
+    "pathlib._local": KINDS,  # Python 3.13
+    "types": ["SimpleNamespace"],
+    "typing": "Any Dict List Optional Tuple Union".split(),
+}
+"""Names of theirs that options of a training run hold: they get stand-ins, all others of these
+packages are refused. Objects of torch.nn and torch.optim get stand-ins, too."""
+
+
+class StandIn:
+    """An object of a class that a file names: takes everything, does nothing."""
+
+    def __new__(cls, *arguments: object) -> "StandIn":
+        """Ignore what the object was made of."""
+        return super().__new__(cls)
+
+    def __init__(self, *arguments: object):
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        """Ignore what the object held."""
+
+
+def save(backbone: Backbone, path: Path | str, dtype: torch.dtype = torch.float32) -> None:
+    """Write all parameters and buffers of a backbone to one safetensors file, or nothing.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    path : path
+        Its folder is made if it is absent. An older file is replaced only by a whole new one.
+    dtype : torch.dtype
+        Of the floating-point numbers; float16 halves the file, `load` casts it to float32.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    state = {
+        key: (value.to(dtype) if value.is_floating_point() else value).contiguous()
+        for key, value in backbone.state_dict().items()
+    }
+    try:
+        part.write_bytes(serialise(state))
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def load(backbone: Backbone, path: Path | str) -> None:
+    """Read a file of weights into a backbone that fits it; change nothing on failure.
+
+    The file is one of ours (`save`) or as the model's authors publish it. Every key must be there
+    with its shape; further keys only where the backbone lists them as unused. Half precision
+    becomes float32. A `resizable` table of other length is adapted by the backbone's `resized`.
+
+    Raises
+    ------
+    FileNotFoundError
+        The file is absent.
+    ValueError
+        The file is no checkpoint, is damaged or wants something run; or a key is missing, unknown
+        or of another shape or number type, or not finite.
+    """
+    path, own = Path(path), backbone.state_dict()
+    content = read(path)
+    found, problems = _renamed(_weights_in(content, backbone), backbone, own)
+    problems += backbone.contradictions(content)
+    for key in sorted(own.keys() | found.keys(), key=lambda key: (key not in own, key)):
+        if key not in own or key not in found or not _fits(backbone, key, own[key], found[key]):
+            expected, present = (
+                _described(side[key]) if key in side else "no such key" for side in (own, found)
+            )
+            problems.append((key, expected, present))
+    if problems:
+        key, expected, present = problems[0]
+        more = f" (the first of {len(problems)} differences)" if len(problems) > 1 else ""
+        raise ValueError(_line(f"{path}: {key}: expected {expected}, found {present}{more}"))
+    values = {key: v.float() if v.dtype in HALF else v for key, v in found.items()}
+    for key, value in values.items():
+        if value.is_floating_point() and not finite(value):
+            raise ValueError(f"{path}: {key}: expected finite weights, found NaN or infinity")
+    for key in backbone.resizable:
+        if values[key].shape != own[key].shape:
+            values[key] = backbone.resized(key, values[key])
+    backbone.load_state_dict(values)
+
+
+def read(path: Path) -> object:
+    """Content of a safetensors or torch file: containers, tensors on the CPU, and stand-ins."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected a checkpoint, found nothing")
+    with open(path, "rb") as file:
+        head = file.read(64)
+    if head.startswith(b"version https://git-lfs"):
+        raise ValueError(f"{path}: expected a checkpoint, found a git-lfs pointer to one")
+    try:
+        if head[8:9] == b"{":
+            return load_file(path)
+        zipped = head.startswith(b"PK")  # an older file, before torch 1.6, gets no stand-ins
+        if zipped and (broken := zipfile.ZipFile(path).testzip()):
+            raise ValueError(f"wrong checksum of {broken}")
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipped else []
+        with torch.serialization.safe_globals(stand_ins(names)):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged or hostile file may fail in any way
+        *_, reason = re.split(r"WeightsUnpickler error:|trusted source\.", str(error))
+        reason = (reason.strip() or type(error).__name__).splitlines()[0].split(". ")[0]
+        raise ValueError(
+            _line(f"{path}: expected a whole checkpoint (safetensors or torch), found a damaged or "
+                  f"foreign file; nothing of it was run ({reason})")
+        ) from None  # fmt: skip
+
+
+def stand_ins(names: Iterable[str]) -> list[tuple[type, str]]:
+    """Make an inert class for each ``package.Class`` that a file names; refuse those that can run.
+
+    No name is imported.
+    """
+    made = []
+    for full in names:
+        module, _, name = full.rpartition(".")
+        refused = module.split(".")[0] in STANDARD and name not in HARMLESS.get(module, ())
+        if refused and not f"{module}.".startswith(("torch.nn.", "torch.optim.")):
+            raise ValueError(f"it uses {full}")
+        made.append((type(name, (StandIn,), {"__module__": module}), full))
+    return made
+
+
+def _weights_in(content: object, backbone: Backbone) -> dict[str, object]:
+    """Find the dict of weights in what was saved, and take the prefixes off its keys."""
+    content = content if isinstance(content, dict) else {}
+    state = next(
+        (content[w] for w in backbone.wrappers if isinstance(content.get(w), dict)), content
+    )
+    state = {k if isinstance(k, str) else f"({type(k).__name__})": v for k, v in state.items()}
+    for prefix in backbone.key_prefixes:
+        if any(key.startswith(prefix) for key in state):
+            state = {
+                key.removeprefix(prefix): value
+                for key, value in state.items()
+                if key.startswith(prefix) or not backbone.others_unused
+            }
+    return state
+
+
+def _renamed(
+    state: dict[str, object], backbone: Backbone, own: dict[str, Tensor]
+) -> tuple[dict[str, object], list[tuple[str, str, str]]]:
+    """Leave out unused keys, translate those of another torch; name two that become one."""
+    found, problems = {}, []
+    for key, value in state.items():
+        if key.startswith(backbone.unused_prefixes):
+            continue
+        for pair in ALIASES:
+            for theirs, ours in (pair, pair[::-1]):
+                translated = key.removesuffix(theirs) + ours
+                if key.endswith(theirs) and key not in own and translated in own:
+                    key = translated
+        if key in found:
+            problems.append((key, "one tensor of that name", "two"))
+        found[key] = value
+    return found, problems
+
+
+def _fits(backbone: Backbone, key: str, own: Tensor, found: object) -> bool:
+    """Whether a file's entry is a tensor of the right shape and number type."""
+    if not isinstance(found, Tensor) or found.is_meta or found.layout is not torch.strided:
+        return False
+    shape, wanted = list(found.shape), list(own.shape)
+    if key in backbone.resizable and len(shape) == 3 and shape[1]:
+        wanted[1] = shape[1]
+    halved = own.dtype == torch.float32 and found.dtype in HALF
+    return (found.dtype == own.dtype or halved) and shape == wanted
+
+
+def _described(value: object) -> str:
+    """Name what stands at a key of a file or model, never its content."""
+    if isinstance(value, Tensor):
+        return f"{value.dtype} of shape {list(value.shape)}"
+    kind = type(value)
+    return f"an object of {kind.__module__}.{kind.__name__}".replace("builtins.", "type ")
+
+
+def _line(text: str) -> str:
+    """Put a text that may quote a file on one printable line."""
+    text = " ".join(text.split())
+    return (text if text.isprintable() else ascii(text)[1:-1])[:600]

@@ -1,0 +1,86 @@
+"""Readers of raw recordings: one file a data set, found by its name.
+
+A reader is a module with ``CLASSES`` (names of the classes, in the order of their indices),
+``ABOUT`` (an `Origin`), ``subjects(folder) -> list of str`` and
+``read(folder, subject, source=...) -> list of Recording``. To add a data set, add a file here; the
+entry of the data set in params.yaml names it.
+"""
+
+import re
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+from types import ModuleType
+
+NO_READERS = {"labels"}
+"""Modules of this package that are not readers."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a data set comes from: what to download, under which licence, and whom to cite.
+
+    Attributes
+    ----------
+    title : str
+        Its name as published.
+    database : str
+        Where it is offered.
+    files : str
+        The files a reader needs, by their published names.
+    licence, citation : str
+        As known to us; the source's own page decides.
+    url : str
+        Where to download it.
+    subjects : tuple of str
+        The subjects that the data set has, where they are known.
+    """
+
+    title: str
+    database: str
+    files: str
+    licence: str
+    citation: str
+    url: str = ""
+    subjects: tuple[str, ...] = ()
+
+    def missing(self, folder: Path | str) -> FileNotFoundError:
+        """The error of a reader whose files are not in `folder`."""
+        folder = Path(folder)
+        names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        found = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "") if names else "nothing"
+        return FileNotFoundError(
+            f"{folder}: expected {self.files} of '{self.title}' ({self.database} {self.url}), "
+            f"licence {self.licence}; found {found}"
+        )
+
+
+def reader_names() -> list[str]:
+    """Names of all readers."""
+    return sorted({module.name for module in iter_modules(__path__)} - NO_READERS)
+
+
+def reader_named(name: str) -> ModuleType:
+    """Return the reader of that name.
+
+    Raises
+    ------
+    ValueError
+        There is no such reader.
+    """
+    if name not in reader_names():
+        raise ValueError(f"reader: expected one of {', '.join(reader_names())}, found {name!r}")
+    return import_module(f"{__name__}.{name}")
+
+
+def natural(name: str) -> list[tuple[int, int, str]]:
+    """Sort key that puts S2 before S10."""
+    parts = re.split(r"(\d+)", name)
+    return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in parts]
+
+
+def inside(folder: Path | str, name: str) -> Path:
+    """``folder/name`` where the published archive has that level, else `folder` itself."""
+    folder = Path(folder)
+    return folder / name if (folder / name).is_dir() else folder

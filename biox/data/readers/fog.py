@@ -1,0 +1,126 @@
+"""FOG: EEG and leg EMG of people with Parkinson's disease, walking and freezing.
+
+Layout of the filtered data (Mendeley Data r8gmbtv7w2, version 3) as the released code reads it
+(`dataset_preprocessing/make_FOG.py`): ``<patient>/task_k.txt``, for patient 008
+``008/OFF_1/task_k.txt`` and ``008/OFF_2``; comma-separated, no header, 61 columns at 500 Hz, the
+last one 0 for normal and 1 for freezing.
+"""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from biox.data.readers import Origin, inside, natural
+from biox.data.readers.labels import sample_track
+from biox.data.windows import Recording, Signal
+
+ABOUT = Origin(
+    title="Multimodal Dataset of Freezing of Gait in Parkinson's Disease, version 3",
+    database="Mendeley Data r8gmbtv7w2",
+    files="folders 001 ... 012 of FilteredData with task_k.txt",
+    licence="stated on its page",
+    citation="Zhang W et al., Multimodal data for the detection of freezing of gait in Parkinson's "
+    "disease, Scientific Data 9:606, 2022, doi:10.1038/s41597-022-01713-8",
+    url="https://doi.org/10.17632/r8gmbtv7w2.3",
+    subjects=tuple(f"{number:03d}" for number in range(1, 13)),
+)
+
+CLASSES = ("normal", "freezing")
+CODES = {0: 0, 1: 1}
+RATE = 500.0
+PURITY = 0.8
+"""Share of a window that one label must cover."""
+
+N_COLUMNS, LABEL_COLUMN = 61, 60
+EEG_COLUMNS = (4, 5, 6, 7, 10, 11)
+EEG_CHANNELS = ("F3", "C3", "O1", "F4", "C4", "O2")
+"""Names as the released loader's comment gives them. Doubtful: if the 25 EEG columns follow the
+usual order Fp1 Fp2 F3 F4 C3 C4 P3 P4 O1 O2, these six are F3 F4 C3 C4 O1 O2."""
+
+EMG_COLUMNS = {
+    **dict.fromkeys(("001", "002", "006", "007", "008/OFF_1"), (27, 28, 31)),
+    **dict.fromkeys(("003", "004", "005", "010", "011", "012"), (28, 27, 31)),
+    "008/OFF_2": (27, 31, 28),
+    "009": (28, 27, 30),
+}
+"""EMG columns by patient (and session): the electrodes were plugged in different orders."""
+
+EMG_CHANNELS = ("EMG 1", "EMG 2", "EMG 3")
+
+
+def subjects(folder: Path | str) -> list[str]:
+    """Numbers of the patients, such as ``008``."""
+    base = inside(folder, "FilteredData")
+    names = [path.name for path in base.iterdir() if path.is_dir()] if base.is_dir() else []
+    names = [name for name in names if name.isdigit() and any((base / name).rglob("*.txt"))]
+    if not names:
+        raise ABOUT.missing(folder)
+    return sorted(names, key=natural)
+
+
+def read(folder: Path | str, subject: str, source: str = "FOG") -> list[Recording]:
+    """All tasks of a patient: ``eeg`` [6, n] in uV and ``emg`` [3, n], both at 500 Hz.
+
+    Raises
+    ------
+    FileNotFoundError
+        The patient has no files.
+    ValueError
+        A patient whose EMG columns are unknown, or a file that is foreign, cut short, or holds
+        labels other than 0 and 1.
+    """
+    base = inside(folder, "FilteredData")
+    paths = sorted((base / subject).rglob("*.txt"), key=lambda path: natural(str(path)))
+    if not paths:
+        raise ABOUT.missing(base / subject)
+    return [_recording(base, path, subject, source) for path in paths]
+
+
+def _recording(base: Path, path: Path, subject: str, source: str) -> Recording:
+    session = path.parent.relative_to(base).as_posix()
+    if session not in EMG_COLUMNS:
+        raise ValueError(
+            f"{path}: expected a session with known EMG columns, one of "
+            f"{', '.join(sorted(EMG_COLUMNS))}, found {session}"
+        )
+    emg = EMG_COLUMNS[session]
+    table = _table(path, [*EEG_COLUMNS, *emg, LABEL_COLUMN])
+    track = table[LABEL_COLUMN].to_numpy()
+    unknown = sorted(set(np.unique(track).tolist()) - set(CODES))
+    if unknown:
+        raise ValueError(f"{path}: expected labels 0 and 1 in the last column, found {unknown[:5]}")
+    signals = {
+        "eeg": Signal(table[list(EEG_COLUMNS)].to_numpy().T, RATE, "uV", EEG_CHANNELS),
+        "emg": Signal(table[list(emg)].to_numpy().T, RATE, "a.u.", EMG_CHANNELS),
+    }
+    name = f"{session}/{path.stem}".replace("/", "_")
+    return Recording(subject, name, signals, sample_track(track, RATE, CODES, PURITY), source)
+
+
+def _table(path: Path, columns: list[int]) -> pd.DataFrame:
+    """The named columns of a file as float32."""
+    content = path.read_bytes()
+    found = content[: content.find(b"\n")].count(b",") + 1
+    if found != N_COLUMNS:
+        raise ValueError(f"{path}: expected {N_COLUMNS} comma-separated columns, found {found}")
+    try:
+        table = pd.read_csv(
+            io.BytesIO(content), header=None, usecols=columns, dtype=np.float32, engine="c"
+        )
+    except ValueError as error:  # pandas' ParserError is one too
+        raise ValueError(
+            f"{path}: expected numbers in {N_COLUMNS} columns, found {error}"
+        ) from None
+    broken = np.flatnonzero(table[LABEL_COLUMN].isna())
+    if len(broken):
+        raise ValueError(
+            f"{path}: expected a label in each row, "
+            f"found none in row {broken[0] + 1} of {len(table)}"
+        )
+    # pandas ignores surplus fields, which would shift the columns of their row
+    surplus = content.count(b",") - (N_COLUMNS - 1) * len(table)
+    if surplus:
+        raise ValueError(f"{path}: expected {N_COLUMNS} columns in each row, found {surplus} more")
+    return table

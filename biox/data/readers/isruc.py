@@ -1,0 +1,116 @@
+"""ISRUC-Sleep, subgroup I: nights with EEG, ECG and sleep stages per 30-s epoch.
+
+Layout as the released code reads it (`dataset_preprocessing/make_ISRUC.py`):
+``ExtractedChannels/subjectN.mat`` holds one array [epochs, 6000] per channel (200 Hz);
+``RawData/N/N_1.txt`` holds the first expert's stages, one per line: 0 wake, 1-3 N1-N3, 5 REM,
+with 30 lines more than there are epochs.
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from biox.data.readers import Origin, natural
+from biox.data.readers.labels import majority
+from biox.data.windows import Recording, Signal
+
+ABOUT = Origin(
+    title="ISRUC-Sleep, subgroup I",
+    database="ISR, University of Coimbra",
+    files="ExtractedChannels/subjectN.mat and RawData/N/N_1.txt",
+    licence="free for research",
+    citation="Khalighi S et al., ISRUC-Sleep: a comprehensive public dataset for sleep "
+    "researchers, Computer Methods and Programs in Biomedicine 124:180-192, 2016, "
+    "doi:10.1016/j.cmpb.2015.10.013",
+    url="https://sleeptight.isr.uc.pt",
+    # The released code's splits have 99 of the 100, and 40 is known to be odd.
+    subjects=tuple(str(number) for number in range(1, 101) if number != 40),
+)
+
+CLASSES = ("wake", "sleep")
+STAGES = {0: 0, 1: 1, 2: 1, 3: 1, 5: 1}
+"""Class index of a stage."""
+
+EEG_CHANNELS = ("F3_A2", "C3_A2", "O1_A2", "F4_A1", "C4_A1", "O2_A1")
+ECG_CHANNEL = "X2"
+RATE, EPOCH_SECONDS, EPOCH_SAMPLES = 200.0, 30.0, 6000
+SURPLUS = 30
+"""Stages at the end of the text that have no epoch; dropped, as in the released code."""
+
+
+def subjects(folder: Path | str) -> list[str]:
+    """Numbers of the subjects as text, 2 before 10."""
+    paths = (Path(folder) / "ExtractedChannels").glob("subject*.mat")
+    matches = [re.fullmatch(r"subject(\d+)\.mat", path.name) for path in paths]
+    names = [match[1] for match in matches if match]
+    if not names:
+        raise ABOUT.missing(folder)
+    return sorted(names, key=natural)
+
+
+def read(folder: Path | str, subject: str, source: str = "ISRUC") -> list[Recording]:
+    """The one night of a subject: ``eeg`` [6, n] in uV and ``ecg`` [1, n], both at 200 Hz.
+
+    The epochs follow each other in time; windows of 30 s every 30 s are the epochs. The source
+    states no unit for the ECG.
+
+    Raises
+    ------
+    FileNotFoundError
+        The subject's .mat or stage file is absent.
+    ValueError
+        A channel is missing or not [epochs, 6000], the number of stages does not fit the number of
+        epochs, or a stage is unknown.
+    """
+    path = Path(folder) / "ExtractedChannels" / f"subject{subject}.mat"
+    text = Path(folder) / "RawData" / subject / f"{subject}_1.txt"
+    for file in (path, text):
+        if not file.is_file():
+            raise ABOUT.missing(file.parent)
+    epochs = _epochs(path)
+    stages = _stages(text, len(epochs[ECG_CHANNEL]))
+    eeg = np.stack([epochs[name].reshape(-1) for name in EEG_CHANNELS])
+    signals = {
+        "eeg": Signal(eeg, RATE, "uV", EEG_CHANNELS),
+        "ecg": Signal(epochs[ECG_CHANNEL].reshape(1, -1), RATE, "a.u.", (ECG_CHANNEL,)),
+    }
+    starts = np.arange(len(stages)) * EPOCH_SECONDS
+    label = majority(starts, starts + EPOCH_SECONDS, [STAGES[s] for s in stages], purity=1.0)
+    return [Recording(subject, f"subject{subject}", signals, label, source)]
+
+
+def _epochs(path: Path) -> dict[str, np.ndarray]:
+    from scipy.io import loadmat
+
+    names = [*EEG_CHANNELS, ECG_CHANNEL]
+    try:
+        content = loadmat(path, variable_names=names)
+    except Exception as error:  # a damaged file may fail in any way
+        kind = type(error).__name__
+        raise ValueError(
+            f"{path}: expected a whole MATLAB v5 file, found a truncated or foreign one ({kind})"
+        ) from None
+    missing = [name for name in names if name not in content]
+    if missing:
+        raise ValueError(f"{path}: expected the channels {names}, found none of {missing}")
+    shape = (len(content[ECG_CHANNEL]), EPOCH_SAMPLES)
+    wrong = {name: content[name].shape for name in names if content[name].shape != shape}
+    if wrong:
+        raise ValueError(
+            f"{path}: expected [epochs, {EPOCH_SAMPLES}] in each channel, found {wrong}"
+        )
+    return {name: content[name].astype(np.float32) for name in names}
+
+
+def _stages(path: Path, n_epochs: int) -> list[int]:
+    lines = [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    unknown = sorted({line for line in lines if line not in {str(stage) for stage in STAGES}})
+    if unknown:
+        raise ValueError(f"{path}: expected stages out of {sorted(STAGES)}, found {unknown[:5]}")
+    if len(lines) != n_epochs + SURPLUS:
+        raise ValueError(
+            f"{path}: expected {n_epochs + SURPLUS} stages ({n_epochs} epochs and {SURPLUS} more), "
+            f"found {len(lines)}"
+        )
+    return [int(line) for line in lines[:n_epochs]]

@@ -1,0 +1,136 @@
+"""WESAD: chest ECG and wrist PPG under baseline, stress and amusement.
+
+Layout as published and as read by the released code (`dataset_preprocessing/make_WESAD.py`):
+``Sx/Sx.pkl``, a Python-2 pickle with ``signal.chest.ECG`` [N, 1] and ``label`` [N] at 700 Hz and
+``signal.wrist.BVP`` [n, 1] at 64 Hz, aligned at their start.
+"""
+
+import _codecs
+import pickle
+import re
+from pathlib import Path
+
+import numpy as np
+from numpy._core.multiarray import _reconstruct, scalar
+
+from biox.data.readers import Origin, inside, natural
+from biox.data.readers.labels import sample_track
+from biox.data.windows import Recording, Signal
+
+ABOUT = Origin(
+    title="WESAD (Wearable Stress and Affect Detection)",
+    database="UCI Machine Learning Repository",
+    files="folders S2 ... S17 with Sx/Sx.pkl",
+    licence="non-commercial research use",
+    citation="Schmidt P et al., Introducing WESAD, a multimodal dataset for wearable stress and "
+    "affect detection, ICMI 2018, doi:10.1145/3242969.3242985",
+    url="https://archive.ics.uci.edu/dataset/465",
+    subjects=tuple(f"S{number}" for number in range(2, 18) if number != 12),
+)
+
+CLASSES = ("baseline", "stress", "amusement")
+CODES = {1: 0, 2: 1, 3: 2}
+"""Class index of a code of the label track; 0 transient, 4 meditation and 5-7 have no class."""
+
+CHEST_RATE, WRIST_RATE = 700.0, 64.0
+PURITY = 1.0
+"""A window counts only if one label covers all of it."""
+
+
+def subjects(folder: Path | str) -> list[str]:
+    """Names of the subjects, S2 before S10."""
+    base = inside(folder, "WESAD")
+    names = [path.name for path in base.glob("S*") if re.fullmatch(r"S\d+", path.name)]
+    names = [name for name in names if (base / name / f"{name}.pkl").is_file()]
+    if not names:
+        raise ABOUT.missing(folder)
+    return sorted(names, key=natural)
+
+
+def read(folder: Path | str, subject: str, source: str = "WESAD") -> list[Recording]:
+    """The one recording of a subject: ``ecg`` in mV at 700 Hz, ``ppg`` at 64 Hz.
+
+    Raises
+    ------
+    FileNotFoundError
+        The subject's pickle is absent.
+    ValueError
+        The pickle is damaged, refers to code, lacks a signal, or holds an unknown label.
+    """
+    path = inside(folder, "WESAD") / subject / f"{subject}.pkl"
+    if not path.is_file():
+        raise ABOUT.missing(path.parent)
+    content = read_pickle(path)
+    ecg = _column(path, content, "signal", "chest", "ECG")
+    bvp = _column(path, content, "signal", "wrist", "BVP")
+    track = _column(path, content, "label")
+    if len(track) != len(ecg):
+        raise ValueError(
+            f"{path}: expected {len(ecg)} labels, one per ECG sample, found {len(track)}"
+        )
+    unknown = sorted(set(np.unique(track).tolist()) - set(range(8)))
+    if unknown:
+        raise ValueError(f"{path}: expected labels 0 to 7, found {unknown[:5]}")
+    signals = {
+        "ecg": Signal(ecg[None], CHEST_RATE, "mV", ("chest",)),
+        "ppg": Signal(bvp[None], WRIST_RATE, "a.u.", ("wrist",)),
+    }
+    label = sample_track(track, CHEST_RATE, CODES, PURITY)
+    return [Recording(subject, subject, signals, label, source)]
+
+
+def _column(path: Path, content: object, *keys: str) -> np.ndarray:
+    """A signal of one column, as [samples]."""
+    for key in keys:
+        if not isinstance(content, dict) or key not in content:
+            raise ValueError(f"{path}: expected the key {'/'.join(keys)}, found no {key!r}")
+        content = content[key]
+    shape = getattr(content, "shape", None)
+    if not isinstance(content, np.ndarray) or content.dtype.kind not in "fiu":
+        raise ValueError(f"{path}: expected an array of numbers in {'/'.join(keys)}")
+    if content.size == 0 or shape not in ((content.size,), (content.size, 1)):
+        raise ValueError(f"{path}: expected one column in {'/'.join(keys)}, found shape {shape}")
+    return content.reshape(-1)
+
+
+class _NumbersOnly(pickle.Unpickler):
+    """Loading a pickle may call any importable function: this one knows those of numpy arrays."""
+
+    allowed = {
+        ("numpy", "ndarray"): np.ndarray,
+        ("numpy", "dtype"): np.dtype,
+        ("_codecs", "encode"): _codecs.encode,
+        ("__builtin__", "bytes"): bytes,  # how Python 3 writes empty bytes for Python 2
+    }
+    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):  # numpy 2 renamed it
+        allowed |= {(module, "_reconstruct"): _reconstruct, (module, "scalar"): scalar}
+
+    def find_class(self, module: str, name: str):
+        if (module, name) not in self.allowed:
+            raise PermissionError(f"{module}.{name}")
+        return self.allowed[module, name]
+
+
+def read_pickle(path: Path) -> object:
+    """Read dicts, lists, strings, numbers and numpy arrays from a pickle of Python 2 or 3.
+
+    Strings of Python 2 are read as latin1, which keeps the bytes of its arrays.
+
+    Raises
+    ------
+    ValueError
+        The file is no pickle, is cut short, or refers to anything but numpy's array building.
+    """
+    try:
+        with open(path, "rb") as file:
+            return _NumbersOnly(file, encoding="latin1").load()
+    except PermissionError as error:
+        raise ValueError(
+            f"{path}: expected a pickle of numpy arrays only, "
+            f"found a reference to {error}; nothing of it was run"
+        ) from None
+    except Exception as error:  # a damaged pickle program may fail in any way
+        kind = type(error).__name__
+        raise ValueError(
+            f"{path}: expected a whole pickle, found a truncated or foreign file ({kind}: {error})"
+        ) from None

@@ -1,0 +1,233 @@
+"""Pictures that several pages share: one theme, one colour a method, svg and png files.
+
+What only one page draws stands in that page.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from biox.metrics import Frames, probabilities_of, scores, subject_interval, subject_scores
+
+_BLIND = sns.color_palette("colorblind")
+METHOD_COLOURS = {
+    "BioX-Bridge": _BLIND[0],
+    "KD": _BLIND[1],
+    "KD-Contrast": _BLIND[2],
+    "LoRA-KD": _BLIND[3],
+    "Probe transfer": _BLIND[4],
+    "CardioGAN": _BLIND[5],
+    "Random": "grey",
+    "Random (sampled)": "grey",
+    "Oracle": "black",
+}
+MODALITY_COLOURS = {"ecg": "#8c1c13", "ppg": "#1b6e53", "eeg": "#4b3f8f", "emg": "#8a6d1d"}
+WIDTH = 7.5
+"""Of a figure, in inches: text of 11 pt prints at that size."""
+
+
+def theme() -> None:
+    """Set the look of all figures."""
+    sns.set_theme(context="paper", style="ticks", palette="colorblind")
+    names = ("font.size", "axes.titlesize", "axes.labelsize", "xtick.labelsize", "ytick.labelsize")
+    names += ("legend.fontsize", "legend.title_fontsize", "figure.titlesize", "figure.labelsize")
+    plt.rcParams.update(dict.fromkeys(names, 11))
+    plt.rcParams.update(
+        {
+            "figure.dpi": 80,
+            "savefig.dpi": 120,
+            "svg.hashsalt": "biox",
+            "figure.constrained_layout.use": True,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "legend.frameon": False,
+        }
+    )
+
+
+def save(figure: Figure, folder: str, name: str, root: Path | str = "figures") -> None:
+    """Write ``figures/FOLDER/NAME.svg`` and ``.png``, the same bytes for the same figure."""
+    path = Path(root) / folder
+    path.mkdir(parents=True, exist_ok=True)
+    for kind, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
+        figure.savefig(path / f"{name}.{kind}", format=kind, metadata=metadata)
+
+
+def direction_name(direction: str) -> str:
+    """Write a direction out: ``isruc-eeg2ecg`` is ``ISRUC: EEG -> ECG``."""
+    found = re.fullmatch(r"(\w+)-([a-z]+)2([a-z]+)(?:-(.+))?", direction)
+    if found is None:
+        return direction
+    dataset, old, new, model = found.groups()
+    name = f"{dataset.upper()}: {old.upper()} -> {new.upper()}"
+    return f"{name}, {model.replace('_', ' ')}" if model else name
+
+
+def grid(n: int, height: float, columns: int = 2, **options) -> tuple[Figure, list[Axes]]:
+    """Make `n` panels of a height in inches, at most two a row; `options` go to ``subplots``."""
+    columns = min(columns, n)
+    rows = -(-n // columns)
+    size = (WIDTH * columns / 2 if n == 1 else WIDTH, height * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, **options)
+    for axis in axes.flat[n:]:
+        axis.set_visible(False)
+    return figure, list(axes.flat[:n])
+
+
+def plot_windows(
+    signals: Mapping[str, tuple[np.ndarray, float, str]],
+    title: str = "",
+    seconds: float = 10.0,
+    modality: str | None = None,
+) -> Figure:
+    """Draw the first seconds of several signals above one another.
+
+    Parameters
+    ----------
+    signals : mapping
+        Modality -> (values [channels, samples], rate in Hz, unit); or any name, if all are of one
+        `modality`.
+    title : str
+    seconds : float
+    modality : str, optional
+    """
+    n = len(signals)
+    figure, axes = plt.subplots(n, 1, figsize=(WIDTH, 1.7 * n), sharex=True, squeeze=False)
+    for axis, (name, (values, rate, unit)) in zip(axes[:, 0], signals.items(), strict=True):
+        values = values[:, : int(seconds * rate)]
+        offsets = 1.2 * np.ptp(values, axis=1).max() * np.arange(len(values))
+        colour = MODALITY_COLOURS.get(modality or name, "black")
+        time = np.arange(values.shape[1]) / rate
+        axis.plot(time, (values - offsets[:, None]).T, lw=0.8, color=colour)
+        axis.set_ylabel(f"{name if modality else name.upper()}\n({unit})")
+    axes[-1, 0].set_xlabel("time (s)")
+    figure.suptitle(title)
+    return figure
+
+
+def plot_training(curves: pd.DataFrame, loss: str = "1 - cosine") -> Figure:
+    """Draw loss and agreement with the teacher by epoch, a colour a seed, the kept epochs marked.
+
+    Parameters
+    ----------
+    curves : DataFrame
+        ``seed epoch train val agreement best``, as in ``curves.csv``; of one method.
+    loss : str
+        For the axis.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3))
+    for i, (seed, run) in enumerate(curves.groupby("seed")):
+        kept, style = run[run["epoch"] == run["best"]], {"color": _BLIND[i % len(_BLIND)]}
+        left.plot(run["epoch"], run["train"], lw=1, **style)
+        left.plot(run["epoch"], run["val"], lw=1, ls="--", **style)
+        left.plot(kept["epoch"], kept["val"], "*", ms=11, **style)
+        right.plot(run["epoch"], 100 * run["agreement"], lw=1, **style, label=f"seed {seed}")
+        right.plot(kept["epoch"], 100 * kept["agreement"], "*", ms=11, **style)
+    left.plot([], [], "k-", lw=1, label="pair")
+    left.plot([], [], "k--", lw=1, label="val")
+    left.set(xlabel="epoch", ylabel=f"loss ({loss})")
+    right.set(xlabel="epoch", ylabel="agreement on val (%)")
+    left.legend()
+    right.legend()
+    return figure
+
+
+def plot_confusion(
+    counts: Mapping[str, np.ndarray], classes: Sequence[str] | Mapping[str, Sequence[str]]
+) -> Figure:
+    """Draw confusion matrices in per cent of the true class, a panel a name.
+
+    Parameters
+    ----------
+    counts : mapping
+        Name -> windows by true (row) and predicted (column) class.
+    classes : sequence of str, or such a sequence by name
+    """
+    largest = max(len(matrix) for matrix in counts.values())
+    figure, axes = grid(len(counts), 1.3 + 0.45 * largest)
+    for axis, (name, matrix) in zip(axes, counts.items(), strict=True):
+        names = classes[name] if isinstance(classes, Mapping) else classes
+        names = [text.replace(" ", "\n", 1) for text in names]
+        shares = 100 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+        sns.heatmap(
+            shares, ax=axis, annot=True, fmt=".0f", vmin=0, vmax=100, cmap="Blues", cbar=False,
+            xticklabels=names, yticklabels=names,
+        )  # fmt: skip
+        axis.tick_params(axis="y", rotation=0)
+        axis.set(title=name, xlabel="predicted (%)", ylabel="true")
+    return figure
+
+
+def plot_scores(frames: Mapping[str, Frames], axis: Axes | None = None, title: str = "") -> Axes:
+    """Draw balanced accuracy by name: mean over runs, 95 % interval, a dot a subject, chance.
+
+    Parameters
+    ----------
+    frames : mapping
+        Name (of a method, a setting) -> predictions of its runs; empty: all failed; None: no runs.
+    axis : Axes, optional
+    title : str
+
+    Notes
+    -----
+    A subject's dot is the recall, mean over the classes that the subject has.
+    """
+    if axis is None:
+        axis = plt.subplots(figsize=(WIDTH, 0.9 + 0.36 * len(frames)))[1]
+    chance = None
+    for y, (name, runs) in enumerate(frames.items()):
+        if runs is None:
+            continue
+        if not runs:
+            axis.text(0.01, y, "failed", transform=axis.get_yaxis_transform(), va="center")
+            continue
+        chance = 100 / probabilities_of(runs[0]).shape[1]
+        value = 100 * np.mean([scores(run)["balanced_accuracy"] for run in runs])
+        low, high = 100 * np.array(subject_interval(runs))
+        colour = METHOD_COLOURS.get(name, _BLIND[0])
+        dots = 100 * subject_scores(runs)
+        axis.plot([low, high], [y, y], "-", lw=2, color=colour)
+        axis.plot(dots, np.full(len(dots), y), "o", ms=5, color=colour, mfc="white", mew=0.8)
+        axis.plot(value, y, "D", ms=6, color=colour)
+    if chance is not None:
+        axis.axvline(chance, color="grey", ls=":", zorder=0)
+        axis.text(chance, -0.75, "chance", color="grey", ha="center", va="center")
+    axis.set_yticks(range(len(frames)), list(frames))
+    axis.set(xlabel="balanced accuracy (%)", title=title, ylim=(len(frames) - 0.5, -1.1))
+    return axis
+
+
+def plot_parameters_scores(
+    table: pd.DataFrame, axis: Axes, title: str = "", label: str = "method"
+) -> None:
+    """Draw balanced accuracy against trained parameters, with 95 % intervals over subjects.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of one direction, as from `biox.metrics.score_table`; rows that train nothing are lines.
+    axis : Axes
+    title : str
+    label : str
+        Column that names a row.
+    """
+    table = table.dropna(subset="balanced_accuracy")
+    for _, row in table.iterrows():
+        name, y = row[label], row["balanced_accuracy"]
+        colour = METHOD_COLOURS.get(row["method"], "black")
+        if not row["n_parameters"] > 0:
+            axis.axhline(y, color=colour, ls="--" if name == "Oracle" else ":", label=name)
+            continue
+        ends = np.nan_to_num([[y - row["interval low"]], [row["interval high"] - y]]).clip(min=0)
+        style = {"fmt": "o", "ms": 7, "capsize": 3, "lw": 1.5, "color": colour}
+        axis.errorbar(row["n_parameters"], y, ends, label=name, **style)
+    axis.set(xscale="log", title=title, xlabel="trained parameters")
+    axis.set_ylabel("balanced accuracy (%)")
+    axis.xaxis.set_minor_formatter("")

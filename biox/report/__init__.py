@@ -1,1 +1,0 @@
-"""Scores, tables and figures; read by notebooks only."""
