@@ -143,7 +143,7 @@ def test_untrained_weights_are_drawn_and_not_read(frozen, monkeypatch):
     """The file of trained weights does not exist."""
     x = torch.randn(4, 1, 250)
     windows = SimpleNamespace(signals={"ppg": x}, seconds=lambda key: 2.0)
-    page = controls.untrain_new_model.__globals__
+    page = controls.untrain_new_model.__wrapped__.__globals__  # below torch.no_grad
     monkeypatch.setitem(page, "load_windows", lambda *_: (x, None, windows))
     absent = SETTINGS.backbone("ppg").model_copy(update={"checkpoint": "no such file"})
     backbones = {"backbones": SETTINGS.backbones | {"ppg": absent}}

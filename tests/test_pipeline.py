@@ -313,7 +313,7 @@ def test_scores_in_git_agree_with_a_fresh_run():
 def test_a_fresh_clone_has_what_dvc_lock_promises():
     """Weights and tables in git are those that the last run of their stages wrote."""
     lock = yaml.safe_load((ROOT / "dvc.lock").read_text())["stages"]
-    with Repo(ROOT) as repo:
+    with Repo(ROOT) as repo, repo.lock:
         stages = {stage.addressing: stage for stage in repo.index.stages}
         assert set(lock) == set(stages)
         for name in lock:
