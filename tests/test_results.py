@@ -246,7 +246,11 @@ def frozen_layers(test):
     n, k = len(test.labels), len(test.classes)
     layers = torch.randn(5, n, 6, generator=torch.Generator().manual_seed(0)).unbind()
     about = {key: getattr(test, key) for key in ("labels", "subjects", "recordings", "starts")}
-    about |= {"classes": test.classes, "source": test.source, "tokens": (torch.zeros(4, 6),) * 2}
+    about |= {
+        "classes": test.classes,
+        "source": test.source,
+        "tokens": (torch.zeros(4, 6), torch.ones(4, 6)),
+    }
     logits, last = torch.eye(k)[test.labels], np.zeros((n, 1, 6), np.float32)
     return Activations(new=layers[:3], old=layers[3:], last=last, logits=logits, **about)
 
