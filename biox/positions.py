@@ -41,13 +41,13 @@ class Selection(NamedTuple):
     cka_biased: list[float]
 
 
-def probe_score(
+def probe_folds(
     features: np.ndarray,
     pseudo_labels: np.ndarray,
     subjects: np.ndarray | None = None,
     n_folds: int = 5,
-) -> float:
-    """Cross-validated macro-F1 of a logistic regression from pooled features to pseudo-labels.
+) -> list[float]:
+    """Macro-F1 in each fold of a logistic regression from pooled features to pseudo-labels.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def probe_score(
             )
         folds = StratifiedKFold(n_folds)
         scores = cross_val_score(regression, features, pseudo_labels, cv=folds, scoring="f1_macro")
-        return float(scores.mean())
+        return scores.tolist()
     n_subjects = len(np.unique(subjects))
     if n_subjects < 2:
         raise ValueError(
@@ -97,13 +97,23 @@ def probe_score(
             continue  # everything of one pseudo-class is in the held-out subjects
         predicted = model.fit(features[train], pseudo_labels[train]).predict(features[test])
         # over the classes that the fold's truth or predictions hold
-        scores.append(f1_score(pseudo_labels[test], predicted, average="macro"))
+        scores.append(float(f1_score(pseudo_labels[test], predicted, average="macro")))
     if not scores:
         raise ValueError(
             "probe: expected pseudo-labels of two classes in some training fold, "
             f"found one class a fold for subjects {np.unique(subjects).tolist()}"
         )
-    return float(np.mean(scores))
+    return scores
+
+
+def probe_score(
+    features: np.ndarray,
+    pseudo_labels: np.ndarray,
+    subjects: np.ndarray | None = None,
+    n_folds: int = 5,
+) -> float:
+    """Cross-validated macro-F1 of the probe (equation 4): the mean over `probe_folds`."""
+    return float(np.mean(probe_folds(features, pseudo_labels, subjects, n_folds)))
 
 
 def select_positions(
@@ -129,7 +139,7 @@ def select_positions(
     pseudo_labels : ndarray of int, [n]
     subjects : ndarray of str, [n], optional
     n_folds : int
-        See `probe_score`.
+        See `probe_folds`.
     cka : {"debiased", "biased"}
         Which estimate decides; both are returned.
     m, l : int, optional
