@@ -154,8 +154,8 @@ def source(function: Callable) -> Any:
 
     from IPython.display import Code
 
-    lines = re.sub(r'\n *""".*?"""(?=\n)', "", inspect.getsource(function), count=1, flags=re.DOTALL)
-    return Code(lines, language="python")
+    text = re.sub(r'\n *""".*?"""(?=\n)', "", inspect.getsource(function), count=1, flags=re.S)
+    return Code(text, language="python")
 
 
 def reported(direction: str) -> Any:
