@@ -247,6 +247,13 @@ def collapsed(frame: pd.DataFrame) -> bool:
     return len(np.unique(probabilities_of(frame).argmax(axis=1))) == 1
 
 
+def never_predicted(frame: pd.DataFrame) -> list[str]:
+    """Names of the classes that a run predicts for no window."""
+    p = frame.filter(regex="^p ").dropna(axis=1, how="all")
+    predicted = set(probabilities_of(frame).argmax(axis=1))
+    return [name.removeprefix("p ") for k, name in enumerate(p) if k not in predicted]
+
+
 def random_scores(labels: np.ndarray, n_classes: int) -> dict[str, float]:
     """Expected scores of uniform random predictions (the Random row of Table 1).
 

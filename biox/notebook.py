@@ -11,7 +11,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,6 +146,31 @@ def provenance(run: Run, files: Sequence[Path | str] = ()) -> Any:
         "peak memory": f"{memory:.1f} GiB",
     }
     return pd.DataFrame({"": rows}).style.set_properties(**{"text-align": "left"})
+
+
+def source(function: Callable) -> Any:
+    """Show a function's lines in a page, without its docstring."""
+    import inspect
+
+    from IPython.display import Code
+
+    text = re.sub(r'\n *""".*?"""(?=\n)', "", inspect.getsource(function), count=1, flags=re.S)
+    return Code(text, language="python")
+
+
+def reported(direction: str) -> Any:
+    """Tabulate the paper's Table 1 on a transfer (``reported.yaml``), a row a method.
+
+    Scores are per cent; `trained parameters (M)` are millions. Empty for transfers that the paper
+    does not have.
+    """
+    import pandas as pd
+    import yaml
+
+    rows = yaml.safe_load(Path("notebooks/reported.yaml").read_text())["table1"].get(direction, {})
+    names = ("balanced accuracy", "macro F1", "weighted F1", "trained parameters (M)")
+    rows = {method: dict(zip(names, values, strict=False)) for method, values in rows.items()}
+    return pd.DataFrame(rows, index=names).T
 
 
 def _commit() -> str:

@@ -137,6 +137,8 @@ def files_read(path):
             yield node.value
     for call in calls(path):
         *_, owner, kind = ["", *ast.unparse(call.func).split(".")]
+        if (owner, kind) == ("notebook", "reported"):
+            yield "notebooks/reported.yaml"
         if owner != "PATHS" or not hasattr(PATHS, kind):
             continue
         if kind == "results":
