@@ -7,6 +7,7 @@ import json
 import os
 import posixpath
 import re
+from collections import Counter
 from functools import cache
 from html import unescape
 from pathlib import Path
@@ -202,13 +203,16 @@ def page_of(path: str, item: str = "") -> str | None:
 def moved(link: str, page: str) -> str | None:
     """Rewrite a link of a page of the repository; None: nothing in the site is there."""
     parts = urlsplit(link)
-    if parts.scheme or not parts.path:
+    if parts.scheme:
         return link
+    if not parts.path:
+        return link.lower() if page.endswith(".ipynb") else link
     item = item_of(posixpath.basename(page).removesuffix(".ipynb"))
     target = page_of(in_repository(parts.path, page), item)
     if target is None:
         return None
     anchor = f"#{parts.fragment}" if parts.fragment and "#" not in target else ""
+    anchor = anchor.lower() if target.endswith(".ipynb") else anchor  # as nbconvert writes them
     return os.path.relpath(target, posixpath.dirname(page) or ".") + anchor
 
 
@@ -321,11 +325,14 @@ def recordings(soup, name):
 
 def table_of_contents(soup):
     """Headings with the anchors that they have in the page."""
-    top = []
+    top, ids = [], Counter()
     for found in soup.find_all(["h1", "h2", "h3"]):
         for anchor in found.find_all("a", class_="anchor-link"):
             anchor.decompose()
         text, level = " ".join(found.get_text().split()), int(found.name[1])
+        ids[found["id"]] += 1
+        if ids[found["id"]] > 1:
+            found["id"] += f"-{ids[found['id']]}"
         parent = top
         while parent and parent[-1]["level"] < level:
             parent = parent[-1]["children"]
