@@ -3,6 +3,7 @@
 Pages keep the paths they have in the repository, so a link that works there works in the site.
 """
 
+import importlib.resources
 import json
 import os
 import posixpath
@@ -41,6 +42,7 @@ def mathml(latex: str, block: bool = False) -> str:
         The converter does not know a command of the formula.
     """
     plain = re.sub(r"\\[bB]igg?[lrm]?(?![A-Za-z])", "", latex)  # sizes of brackets
+    plain = re.sub(r"\\[lr]Vert(?![A-Za-z])", r"\\|", plain)  # of one height
     plain = re.sub(r"\\arg\s*\\(max|min)(?![A-Za-z])", r"\\arg\1", plain)
     try:
         found = convert(plain.strip(), display="block" if block else "inline")
@@ -52,11 +54,23 @@ def mathml(latex: str, block: bool = False) -> str:
 
 
 def with_formulas(html: str) -> str:
-    """Replace ``$...$`` and ``$$...$$`` outside of tags and code."""
+    """Replace ``$...$`` and ``$$...$$`` outside of tags and code.
+
+    Formulas that stand side by side, with ``\\qquad`` between them, stand one below the other where
+    a page is narrow.
+    """
 
     def replace(match):
-        formula = match["block"] or match["inline"]
-        return mathml(unescape(formula), bool(match["block"])) if formula else match[0]
+        if match["inline"]:
+            return mathml(unescape(match["inline"]))
+        if not match["block"]:
+            return match[0]
+        parts = unescape(match["block"]).split(r"\qquad")
+        if any(part.count("{") != part.count("}") for part in parts):
+            parts = [r"\qquad".join(parts)]
+        return (
+            f'<span class="formula">{" ".join(mathml(part, block=True) for part in parts)}</span>'
+        )
 
     skipped = r"<(?P<tag>pre|code)\b.*?</(?P=tag)>|<[^>]*>"
     formula = r"(?<!\\)\$\$(?P<block>.+?)\$\$|(?<![\\$])\$(?P<inline>[^$]+?)(?<!\\)\$"
@@ -152,6 +166,8 @@ def on_files(files, config):
             language = "yaml" if source.endswith((".yaml", ".cff")) else "text"
             text = f"# {source}\n\n````{language}\n{(ROOT / source).read_text()}\n````\n"
             files.append(File.generated(config, path, content=text))
+    font = importlib.resources.files("ziamath") / "fonts" / "STIXTwoMath-Regular.ttf"
+    files.append(File.generated(config, "assets/math.ttf", content=font.read_bytes()))
     return files
 
 
