@@ -54,9 +54,9 @@ def mathml(latex: str, block: bool = False) -> str:
 
 
 def with_formulas(html: str) -> str:
-    """Replace ``$...$`` and ``$$...$$`` outside of tags and code.
+    r"""Replace ``$...$`` and ``$$...$$`` outside of tags and code.
 
-    Formulas that stand side by side, with ``\\qquad`` between them, stand one below the other where
+    Formulas that stand side by side, with ``\qquad`` between them, stand one below the other where
     a page is narrow.
     """
 
