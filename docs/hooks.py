@@ -114,14 +114,18 @@ def heading(name: str) -> str:
 
 def title(name: str) -> str:
     """Heading and what it ran on: ``The bridge (WESAD: PPG → ECG)``."""
-    item = item_of(name)
-    if item in SETTINGS["directions"]:
-        known = SETTINGS["directions"][item]
-        item = f"{known['dataset'].upper()}: {known['old'].upper()} → {known['new'].upper()}"
-        item += f", {known['new_model']}" if "new_model" in known else ""
-    elif item in SETTINGS["datasets"]:
-        item = item.upper()
+    data, way = data_set(item_of(name)).upper(), direction(item_of(name))
+    item = f"{data}: {way}" if way else data or item_of(name)
     return f"{heading(name)} ({item})" if item else heading(name)
+
+
+def direction(item: str) -> str:
+    """Write out the modalities of a direction, and its new model if it is not the usual one."""
+    known = SETTINGS["directions"].get(item)
+    if not known:
+        return item if item in SETTINGS["ablations"]["runs"] else ""
+    model = f", {known['new_model']}" if "new_model" in known else ""
+    return f"{known['old'].upper()} → {known['new'].upper()}{model}"
 
 
 def navigation() -> list:
@@ -332,6 +336,7 @@ def recordings(soup, name):
             badge = soup.new_tag("span", attrs={"class": f"badge {which}"})
             badge.string = f"{which} recordings: {', '.join(names)}"
             line.append(badge)
+    line.append(direction(item_of(name)))
     if not used:
         badge = soup.new_tag("span", attrs={"class": "badge simulated"})
         badge.string = "simulated signals"
