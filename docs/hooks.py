@@ -3,7 +3,6 @@
 Pages keep the paths they have in the repository, so a link that works there works in the site.
 """
 
-import importlib.resources
 import json
 import os
 import posixpath
@@ -11,6 +10,7 @@ import re
 from collections import Counter
 from functools import cache
 from html import unescape
+from importlib.metadata import distribution
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -170,8 +170,8 @@ def on_files(files, config):
             language = "yaml" if source.endswith((".yaml", ".cff")) else "text"
             text = f"# {source}\n\n````{language}\n{(ROOT / source).read_text()}\n````\n"
             files.append(File.generated(config, path, content=text))
-    font = importlib.resources.files("ziamath") / "fonts" / "STIXTwoMath-Regular.ttf"
-    files.append(File.generated(config, "assets/math.ttf", content=font.read_bytes()))
+    font = distribution("ziamath").locate_file("ziamath/fonts/STIXTwoMath-Regular.ttf")
+    files.append(File.generated(config, "assets/math.ttf", abs_src_path=str(font)))
     return files
 
 
