@@ -259,7 +259,11 @@ def on_page_content(html, page, config, files):
     start = html.index('<div class="jupyter-wrapper">')  # before it: 600 kB of styles and scripts
     soup = BeautifulSoup(html[start : html.rindex("<style>")], "html.parser")
     for style in soup.find_all(["style", "script"]):
-        style.decompose()
+        if style.name == "script" or "#T_" not in style.get_text():  # of a pandas Styler
+            style.decompose()
+    for area in soup.find_all(class_="jp-RenderedHTML"):
+        for table in area.find_all("table"):
+            table["class"] = "dataframe"
     fold_code(soup)
     describe_pictures(soup, notebooks()[name]["cells"])
     for link in soup.find_all("a", href=True):
