@@ -263,7 +263,7 @@ def on_page_content(html, page, config, files):
             style.decompose()
     for area in soup.find_all(class_="jp-RenderedHTML"):
         for table in area.find_all("table"):
-            table["class"] = "dataframe"
+            table["class"], table["data-search-exclude"] = "dataframe", ""
     fold_code(soup)
     describe_pictures(soup, notebooks()[name]["cells"])
     for link in soup.find_all("a", href=True):
