@@ -1,0 +1,279 @@
+"""Is a signal what it says it is, and which of its windows are sound.
+
+Every signal passes `checked` before it is conditioned, whichever reader brought it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import scipy
+
+from biox.data.conditioning import VOLTS
+
+if TYPE_CHECKING:
+    from biox.data.windows import Marked, Signal
+
+log = logging.getLogger(__name__)
+
+
+class Range(NamedTuple):
+    """Amplitudes of a modality in volts: standard deviation within pieces of `PIECE` seconds.
+
+    Outside `low` to `high`, no sound recording of this modality is known to us; `usual` is what a
+    recording at rest has.
+    """
+
+    low: float
+    usual: float
+    high: float
+    source: str
+
+
+RANGES = {
+    "eeg": Range(
+        0.5e-6, 20e-6, 700e-6,
+        "below 2 uV peak to peak no activity of the brain is assumed (ACNS guideline 3, 2016); on "
+        "the scalp about 100 uV, on the brain itself 1-2 mV peak to peak (Malmivuo and Plonsey, "
+        "Bioelectromagnetism, 1995, chapter 13)",
+    ),
+    "ecg": Range(
+        5e-6, 150e-6, 5e-3,
+        "electrocardiographs must take 10 mV peak to peak (IEC 60601-2-25); 15 uV is the weakest, "
+        "60 to 170 uV the usual in 36 files of EEGMAT",
+    ),
+    "emg": Range(
+        0.2e-6, 50e-6, 5e-3,
+        "0-10 mV peak to peak or 0-1.5 mV rms on the skin (De Luca, Surface electromyography: "
+        "detection and recording, 2002); amplifiers have some 1 uV of noise",
+    ),
+}  # fmt: skip
+"""Plausible amplitudes. PPG has no unit to be judged by."""
+
+PIECE = 10.0
+"""Seconds over which an amplitude is taken; the median over pieces passes over artefacts."""
+
+MAX_WANDER = 10.0
+"""Largest wander of the level between pieces, in amplitudes, where a model reads volts."""
+
+CAUSES = {
+    6: "microvolts that are called volts",
+    3: "a unit or gain that is wrong by a thousand (mV for uV, V for mV)",
+    -3: "a unit or gain that is wrong by a thousand (uV for mV, mV for V)",
+    -6: "volts that are called microvolts",
+}
+"""Likely reasons, by the power of ten of an amplitude over the usual one."""
+
+
+def amplitude(signal: Signal) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Amplitude, level and wander of the level of each channel, in its unit; NaN if there is none.
+
+    Medians over pieces of `PIECE` seconds that are finite: of the standard deviation, of the mean,
+    and of the distance of the mean from the level.
+    """
+    n = max(1, min(signal.values.shape[1], round(PIECE * signal.rate)))
+    whole = signal.values.shape[1] // n * n
+    pieces = signal.values[:, :whole].reshape(len(signal.values), -1, n)
+    means, spreads = pieces.mean(axis=2, dtype=np.float64), pieces.std(axis=2, dtype=np.float64)
+    known = np.isfinite(spreads).all(axis=0)
+    if not known.any():
+        return (np.full(len(pieces), np.nan),) * 3
+    level = np.median(means[:, known], axis=1)
+    wander = np.median(np.abs(means[:, known] - level[:, None]), axis=1)
+    return np.median(spreads[:, known], axis=1), level, wander
+
+
+def implausible(signal: Signal, modality: str) -> str:
+    """Say why a signal's amplitude is none of its modality, and the likely cause; else nothing."""
+    if signal.unit not in VOLTS or modality not in RANGES:
+        return ""
+    volts, (low, usual, high, _) = amplitude(signal)[0] * VOLTS[signal.unit], RANGES[modality]
+    wrong = ~((volts >= low) & (volts <= high)) & np.isfinite(volts)
+    if not wrong.any():
+        return ""
+    i = int(np.argmax(wrong))
+    power = np.log10(max(volts[i], 1e-30) / usual)
+    cause = "a dead or wrong channel, or a wrong gain"
+    nearest = min(CAUSES, key=lambda known: abs(known - power))
+    if abs(nearest - power) <= 1.2 and volts[i] > 0:
+        cause = CAUSES[nearest]
+    return (
+        f"{modality} {signal.channels[i]}: expected an amplitude (standard deviation) of "
+        f"{low * 1e6:g} to {high * 1e6:g} uV, found {volts[i] * 1e6:.3g} uV; likely {cause}"
+    )
+
+
+def checked(signal: Signal, modality: str, where: str, absolute: bool) -> Signal:
+    """Let a signal pass that is plausible; remove a level that a model of volts must not see.
+
+    Parameters
+    ----------
+    signal : Signal
+        As recorded.
+    modality : str
+    where : str
+        Recording and subject, for the sentence.
+    absolute : bool
+        Whether a model reads volts. Then an implausible amplitude and a wandering level are
+        refused. A model that reads z-scores gets the signal, with a warning.
+
+    Raises
+    ------
+    ValueError
+        See `absolute`.
+    """
+    text = implausible(signal, modality)
+    if text and absolute:
+        raise ValueError(f"{where}: {text}")
+    if text:
+        log.warning("%s: %s", where, text)
+    if not absolute or signal.unit not in VOLTS:
+        return signal
+    size, level, wander = amplitude(signal)
+    if (wander > MAX_WANDER * size).any():
+        i = int(np.argmax(wander > MAX_WANDER * size))
+        raise ValueError(
+            f"{where}: {modality} {signal.channels[i]}: expected a steady level, found one that "
+            f"wanders by {wander[i]:.3g} {signal.unit} around a signal of {size[i]:.3g}; likely an "
+            "amplifier without high-pass: filter the file first"
+        )
+    off = np.abs(level) > size
+    if not off.any():
+        return signal
+    found = ", ".join(
+        f"{level[i]:.6g} {signal.unit} in {signal.channels[i]}" for i in np.flatnonzero(off)
+    )
+    log.warning("%s: %s: level removed, %s", where, modality, found)
+    return replace(signal, values=signal.values - np.where(off, level, 0)[:, None])
+
+
+def beats_per_minute(signal: Signal, modality: str) -> float:
+    """Heart rate from an ECG or PPG, for a person to compare: median over its beats.
+
+    Slopes of the ECG's QRS complex (5-15 Hz, Pan and Tompkins 1985) or of the pulse (0.5-5 Hz),
+    squared, smoothed and searched for peaks. NaN without a finite stretch.
+    """
+    x = np.where(np.isfinite(signal.values[0]), signal.values[0], np.nanmedian(signal.values[0]))
+    band, width = ((5, 15), 0.12) if modality == "ecg" else ((0.5, 5), 0.3)
+    sos = scipy.signal.butter(
+        2, np.minimum(band, 0.45 * signal.rate), "band", fs=signal.rate, output="sos"
+    )
+    slope = np.diff(scipy.signal.sosfiltfilt(sos, x))
+    slope = slope.clip(min=0) if modality == "ppg" else slope
+    n = max(1, round(width * signal.rate))
+    energy = np.convolve(slope**2, np.ones(n) / n, "same")
+    height = 0.3 * np.median(
+        [p.max() for p in np.array_split(energy, max(1, len(energy) // round(2 * signal.rate)))]
+    )
+    peaks, _ = scipy.signal.find_peaks(
+        energy, height=height, distance=max(1, round(0.25 * signal.rate))
+    )
+    return float(60 * signal.rate / np.median(np.diff(peaks))) if len(peaks) > 2 else float("nan")
+
+
+# --- windows --------------------------------------------------------------------------------------
+
+MAX_CLIPPED = 0.2
+"""Largest share of samples at the window's own extreme. Sound recordings stay far below; the most
+saturated window among 32 bedside-monitor records (BIDMC 32, ECG) has 0.13."""
+
+MAX_FLAT = 0.3
+"""Largest share of samples in runs of equal values that last longer than `FLAT_SECONDS`. The
+flattest window among 32 BIDMC and 38 EEGMAT recordings has 0.07."""
+
+FLAT_SECONDS = 1.0
+
+NO_VALUE = (0.0, -1.0, 32767.0, -32768.0)
+"""What monitors and recorders write where they measure nothing: 0 and -1, and the ends of 16 bits.
+One of them for more than `FLAT_SECONDS` makes a window bad."""
+
+WEAK_ECG = 30e-6
+"""Smallest standard deviation of an ECG in volts. Healthy adults at rest: 60 to 170 uV (36 EEGMAT
+files); the one lead known to be dead there: 15 uV."""
+
+
+def bad_windows(
+    signals: Mapping[str, Signal],
+    starts: Sequence[float],
+    seconds: float,
+    marked: Sequence[Marked] = (),
+) -> list[str]:
+    """A reason per window why no model should see it, empty for a sound one.
+
+    A window is bad if a channel of any modality holds a value that is not finite, is constant, has
+    more than `MAX_FLAT` of its samples in long runs of one value or more than `MAX_CLIPPED` at its
+    own minimum or maximum, shows a code for 'no value' for long, or is an ECG in volts too weak to
+    hold heart beats; or if it touches a marked stretch. Judged on the raw samples, since filters
+    spread a gap.
+
+    Parameters
+    ----------
+    signals : mapping of str to Signal
+        By modality, as recorded.
+    starts : sequence of float
+        Starts of the windows in seconds.
+    seconds : float
+        Length of the windows.
+    marked : sequence of Marked
+    """
+    of_marks = [""] * len(starts)
+    for start, stop, why in marked:
+        for i in np.flatnonzero(
+            (np.asarray(starts) < stop) & (np.asarray(starts) + seconds > start)
+        ):
+            of_marks[i] = why
+    in_runs = {modality: _in_long_runs(signal) for modality, signal in signals.items()}
+    no_value = {modality: runs.copy() for modality, runs in in_runs.items()}
+    for modality, lost in no_value.items():
+        lost[lost] = np.isin(signals[modality].values[lost], NO_VALUE)
+    reasons = []
+    for start, found in zip(starts, of_marks, strict=True):
+        for modality, signal in signals.items():
+            first = round(start * signal.rate)
+            inside = np.s_[:, first : first + round(seconds * signal.rate)]
+            found = found or _reason(
+                signal.values[inside], in_runs[modality][inside], no_value[modality][inside],
+                modality, signal,
+            )  # fmt: skip
+        reasons.append(found)
+    return reasons
+
+
+def _in_long_runs(signal: Signal) -> np.ndarray:
+    """Which samples, [channels, samples], stand in equal values for more than `FLAT_SECONDS`."""
+    found = np.zeros(signal.values.shape, dtype=bool)
+    for channel, mask in zip(signal.values, found, strict=True):
+        edges = np.flatnonzero(channel[1:] != channel[:-1]) + 1
+        edges = np.concatenate([[0], edges, [len(channel)]])
+        for i in np.flatnonzero(np.diff(edges) > FLAT_SECONDS * signal.rate):
+            mask[edges[i] : edges[i + 1]] = True
+    return found
+
+
+def _reason(
+    window: np.ndarray, in_runs: np.ndarray, no_value: np.ndarray, modality: str, signal: Signal
+) -> str:
+    def first(bad: np.ndarray, what: str) -> str:
+        return f"{modality} {signal.channels[int(np.argmax(bad))]} {what}" if bad.any() else ""
+
+    finite = np.isfinite(window).all(axis=1)
+    if not finite.all():
+        return first(~finite, "not finite")
+    low, high = window.min(axis=1, keepdims=True), window.max(axis=1, keepdims=True)
+    flat = (low == high)[:, 0]
+    if flat.any():
+        return first(flat, "constant")
+    share = np.maximum((window == low).mean(axis=1), (window == high).mean(axis=1))
+    weak = np.zeros(len(window), dtype=bool)
+    if modality == "ecg" and signal.unit in VOLTS:
+        weak = window.std(axis=1) * VOLTS[signal.unit] < WEAK_ECG
+    return (
+        first(in_runs.mean(axis=1) > MAX_FLAT, "flat")
+        or first(no_value.any(axis=1), "without a value")
+        or first(share > MAX_CLIPPED, "clipped")
+        or first(weak, "too weak")
+    )
