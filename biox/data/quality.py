@@ -22,10 +22,9 @@ log = logging.getLogger(__name__)
 
 
 class Range(NamedTuple):
-    """Amplitudes of a modality in volts: standard deviation within pieces of `PIECE` seconds.
+    """Amplitudes of a modality in volts: the lowest and highest possible, a usual one, and whence.
 
-    Outside `low` to `high`, no sound recording of this modality is known to us; `usual` is what a
-    recording at rest has.
+    An amplitude is the median standard deviation of pieces of `PIECE` seconds.
     """
 
     low: float
@@ -37,14 +36,14 @@ class Range(NamedTuple):
 RANGES = {
     "eeg": Range(
         0.5e-6, 20e-6, 700e-6,
-        "below 2 uV peak to peak no activity of the brain is assumed (ACNS guideline 3, 2016); on "
-        "the scalp about 100 uV, on the brain itself 1-2 mV peak to peak (Malmivuo and Plonsey, "
+        "below 2 uV peak to peak no activity of the brain is assumed (ACNS guideline 3, 2016); "
+        "about 100 uV on the scalp, 1-2 mV on the brain itself (Malmivuo and Plonsey, "
         "Bioelectromagnetism, 1995, chapter 13)",
     ),
     "ecg": Range(
         5e-6, 150e-6, 5e-3,
-        "electrocardiographs must take 10 mV peak to peak (IEC 60601-2-25); 15 uV is the weakest, "
-        "60 to 170 uV the usual in 36 files of EEGMAT",
+        "electrocardiographs take 10 mV peak to peak (IEC 60601-2-25); 60-170 uV is usual, 15 uV "
+        "the weakest in 36 files of EEGMAT",
     ),
     "emg": Range(
         0.2e-6, 50e-6, 5e-3,
@@ -52,18 +51,16 @@ RANGES = {
         "detection and recording, 2002); amplifiers have some 1 uV of noise",
     ),
 }  # fmt: skip
-"""Plausible amplitudes. PPG has no unit to be judged by."""
+"""By modality. PPG has no unit to be judged by."""
 
 PIECE = 10.0
-"""Seconds over which an amplitude is taken; the median over pieces passes over artefacts."""
-
 MAX_WANDER = 10.0
-"""Largest wander of the level between pieces, in amplitudes, where a model reads volts."""
+"""How far the level may wander between pieces, in amplitudes, where a model reads volts."""
 
 CAUSES = {
     6: "microvolts that are called volts",
-    3: "a unit or gain that is wrong by a thousand (mV for uV, V for mV)",
-    -3: "a unit or gain that is wrong by a thousand (uV for mV, mV for V)",
+    3: "a wrong unit or gain (mV called V, uV called mV)",
+    -3: "a wrong unit or gain (V called mV, mV called uV)",
     -6: "volts that are called microvolts",
 }
 """Likely reasons, by the power of ten of an amplitude over the usual one."""
@@ -72,12 +69,12 @@ CAUSES = {
 def amplitude(signal: Signal) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Amplitude, level and wander of the level of each channel, in its unit; NaN if there is none.
 
-    Medians over pieces of `PIECE` seconds that are finite: of the standard deviation, of the mean,
-    and of the distance of the mean from the level.
+    Medians over finite pieces: of the standard deviation, of the mean, and of the distance of the
+    mean from the level.
     """
     n = max(1, min(signal.values.shape[1], round(PIECE * signal.rate)))
-    whole = signal.values.shape[1] // n * n
-    pieces = signal.values[:, :whole].reshape(len(signal.values), -1, n)
+    pieces = signal.values[:, : signal.values.shape[1] // n * n]
+    pieces = pieces.reshape(len(pieces), -1, n)
     means, spreads = pieces.mean(axis=2, dtype=np.float64), pieces.std(axis=2, dtype=np.float64)
     known = np.isfinite(spreads).all(axis=0)
     if not known.any():
@@ -88,19 +85,17 @@ def amplitude(signal: Signal) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def implausible(signal: Signal, modality: str) -> str:
-    """Say why a signal's amplitude is none of its modality, and the likely cause; else nothing."""
+    """Say why an amplitude is none of its modality, and the likely cause; nothing if it is one."""
     if signal.unit not in VOLTS or modality not in RANGES:
         return ""
     volts, (low, usual, high, _) = amplitude(signal)[0] * VOLTS[signal.unit], RANGES[modality]
-    wrong = ~((volts >= low) & (volts <= high)) & np.isfinite(volts)
+    wrong = (volts < low) | (volts > high)
     if not wrong.any():
         return ""
     i = int(np.argmax(wrong))
     power = np.log10(max(volts[i], 1e-30) / usual)
-    cause = "a dead or wrong channel, or a wrong gain"
     nearest = min(CAUSES, key=lambda known: abs(known - power))
-    if abs(nearest - power) <= 1.2 and volts[i] > 0:
-        cause = CAUSES[nearest]
+    cause = CAUSES[nearest] if abs(nearest - power) < 1.2 else "a dead or wrong channel, or a gain"
     return (
         f"{modality} {signal.channels[i]}: expected an amplitude (standard deviation) of "
         f"{low * 1e6:g} to {high * 1e6:g} uV, found {volts[i] * 1e6:.3g} uV; likely {cause}"
@@ -108,23 +103,22 @@ def implausible(signal: Signal, modality: str) -> str:
 
 
 def checked(signal: Signal, modality: str, where: str, absolute: bool) -> Signal:
-    """Let a signal pass that is plausible; remove a level that a model of volts must not see.
+    """Let a plausible signal pass; take off a level that a model of volts must not see.
 
     Parameters
     ----------
     signal : Signal
         As recorded.
-    modality : str
-    where : str
-        Recording and subject, for the sentence.
+    modality, where : str
+        Where: recording and subject, for the sentence.
     absolute : bool
-        Whether a model reads volts. Then an implausible amplitude and a wandering level are
-        refused. A model that reads z-scores gets the signal, with a warning.
+        Whether a model reads volts. One that reads z-scores gets an implausible signal, too, with a
+        warning.
 
     Raises
     ------
     ValueError
-        See `absolute`.
+        A model reads volts, and the amplitude is implausible or the level wanders.
     """
     text = implausible(signal, modality)
     if text and absolute:
@@ -144,35 +138,27 @@ def checked(signal: Signal, modality: str, where: str, absolute: bool) -> Signal
     off = np.abs(level) > size
     if not off.any():
         return signal
-    found = ", ".join(
-        f"{level[i]:.6g} {signal.unit} in {signal.channels[i]}" for i in np.flatnonzero(off)
-    )
-    log.warning("%s: %s: level removed, %s", where, modality, found)
+    found = ", ".join(f"{level[i]:.6g} from {signal.channels[i]}" for i in np.flatnonzero(off))
+    log.warning("%s: level taken off, in %s: %s", where, signal.unit, found)
     return replace(signal, values=signal.values - np.where(off, level, 0)[:, None])
 
 
 def beats_per_minute(signal: Signal, modality: str) -> float:
-    """Heart rate from an ECG or PPG, for a person to compare: median over its beats.
+    """Median heart rate of an ECG or PPG, for a person to compare; NaN if there are no beats.
 
-    Slopes of the ECG's QRS complex (5-15 Hz, Pan and Tompkins 1985) or of the pulse (0.5-5 Hz),
-    squared, smoothed and searched for peaks. NaN without a finite stretch.
+    Peaks of the squared slope of QRS complexes (5-15 Hz, Pan and Tompkins 1985) or pulses.
     """
-    x = np.where(np.isfinite(signal.values[0]), signal.values[0], np.nanmedian(signal.values[0]))
-    band, width = ((5, 15), 0.12) if modality == "ecg" else ((0.5, 5), 0.3)
-    sos = scipy.signal.butter(
-        2, np.minimum(band, 0.45 * signal.rate), "band", fs=signal.rate, output="sos"
-    )
+    x = np.nan_to_num(signal.values[0], nan=np.nanmedian(signal.values[0]))
+    band, width = ((5.0, 15.0), 0.12) if modality == "ecg" else ((0.5, 5.0), 0.3)
+    band = np.minimum(band, 0.45 * signal.rate)
+    sos = scipy.signal.butter(2, band, "band", fs=signal.rate, output="sos")
     slope = np.diff(scipy.signal.sosfiltfilt(sos, x))
-    slope = slope.clip(min=0) if modality == "ppg" else slope
     n = max(1, round(width * signal.rate))
-    energy = np.convolve(slope**2, np.ones(n) / n, "same")
-    height = 0.3 * np.median(
-        [p.max() for p in np.array_split(energy, max(1, len(energy) // round(2 * signal.rate)))]
-    )
-    peaks, _ = scipy.signal.find_peaks(
-        energy, height=height, distance=max(1, round(0.25 * signal.rate))
-    )
-    return float(60 * signal.rate / np.median(np.diff(peaks))) if len(peaks) > 2 else float("nan")
+    energy = np.convolve(slope.clip(min=0 if modality == "ppg" else None) ** 2, np.ones(n) / n)
+    pieces = np.array_split(energy, max(1, round(signal.seconds / 2)))
+    height = 0.3 * np.median([piece.max() for piece in pieces])
+    peaks, _ = scipy.signal.find_peaks(energy, height, distance=max(1, 0.25 * signal.rate))
+    return float(60 * signal.rate / np.median(np.diff(peaks))) if len(peaks) > 2 else np.nan
 
 
 # --- windows --------------------------------------------------------------------------------------
@@ -220,26 +206,20 @@ def bad_windows(
         Length of the windows.
     marked : sequence of Marked
     """
-    of_marks = [""] * len(starts)
+    reasons, starts = [""] * len(starts), np.asarray(starts)
     for start, stop, why in marked:
-        for i in np.flatnonzero(
-            (np.asarray(starts) < stop) & (np.asarray(starts) + seconds > start)
-        ):
-            of_marks[i] = why
+        for i in np.flatnonzero((starts < stop) & (starts + seconds > start)):
+            reasons[i] = why
     in_runs = {modality: _in_long_runs(signal) for modality, signal in signals.items()}
     no_value = {modality: runs.copy() for modality, runs in in_runs.items()}
     for modality, lost in no_value.items():
         lost[lost] = np.isin(signals[modality].values[lost], NO_VALUE)
-    reasons = []
-    for start, found in zip(starts, of_marks, strict=True):
+    for i, start in enumerate(starts):
         for modality, signal in signals.items():
             first = round(start * signal.rate)
             inside = np.s_[:, first : first + round(seconds * signal.rate)]
-            found = found or _reason(
-                signal.values[inside], in_runs[modality][inside], no_value[modality][inside],
-                modality, signal,
-            )  # fmt: skip
-        reasons.append(found)
+            runs = in_runs[modality][inside], no_value[modality][inside]
+            reasons[i] = reasons[i] or _reason(signal.values[inside], *runs, modality, signal)
     return reasons
 
 

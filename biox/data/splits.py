@@ -215,15 +215,15 @@ def _check_samples(parts: Mapping[str, Windows], digests: Digests) -> None:
         columns = (windows.subjects, windows.recordings, windows.starts)
         for key in zip(*(column.tolist() for column in columns), strict=True):
             where = f"{key[1]} of {key[0]}"
-            first = seen.setdefault(digests[key], (split, where))
-            if first[0] != split:
+            other, first = seen.setdefault(digests[key], (split, where))
+            if other != split:
                 raise ValueError(
-                    f"splits: expected other samples in {split} than in {first[0]}, found the same "
-                    f"ones in {where} and {first[1]}: one recording under two names?"
+                    f"splits: expected other samples in {split} than in {other}, found the same in "
+                    f"{where} and {first}: one recording under two names?"
                 )
-            if first[1] != where and (first[1], where) not in said:
-                said.add((first[1], where))
-                log.warning("%s: %s and %s hold the same samples", split, first[1], where)
+            if first != where and (first, where) not in said:
+                said.add((first, where))
+                log.warning("%s: %s and %s hold the same samples", split, first, where)
 
 
 def _check_classes(parts: Mapping[str, Windows]) -> None:
@@ -295,24 +295,25 @@ def standardise_stretches(parts: Mapping[str, Windows]) -> dict[str, Windows]:
     z-scored before the split (FOG in the released code). `parts` come from ``z_scored=False``.
     """
     names, whole = list(parts), concatenate(list(parts.values()))
-    keys = [key for key, unit in whole.units.items() if unit == Z_SCORE]
-    signals = {key: x.copy() if key in keys else x for key, x in whole.signals.items()}
-    owner = np.repeat(np.arange(len(names)), [len(parts[name]) for name in names])
-    order = _time_order(whole)
-    changed = (np.diff(owner[order]) != 0) | (
-        whole.recordings[order][1:] != whole.recordings[order][:-1]
+    signals = {key: x.copy() for key, x in whole.signals.items() if whole.units[key] == Z_SCORE}
+    owner, order = (
+        np.repeat(np.arange(len(names)), list(map(len, parts.values()))),
+        _time_order(whole),
     )
-    for rows in np.split(order, np.flatnonzero(changed) + 1):
-        for key in keys:
-            x, rate = signals[key][rows].astype(np.float64), whole.rates[key]
-            places = np.round(whole.starts[rows] * rate).astype(int)
-            places = (places - places[0])[:, None] + np.arange(x.shape[2])
+    changes = [
+        np.diff(owner[order]) != 0,
+        whole.recordings[order][1:] != whole.recordings[order][:-1],
+    ]
+    for rows in np.split(order, np.flatnonzero(np.logical_or(*changes)) + 1):
+        for key, values in signals.items():
+            x, starts = values[rows].astype(np.float64), whole.starts[rows] * whole.rates[key]
             # each sample once, however many windows share it
-            _, once = np.unique(places, return_index=True)
+            places = np.round(starts).astype(int)[:, None] + np.arange(x.shape[2])
+            once = np.unique(places, return_index=True)[1]
             joined = x.swapaxes(1, 2).reshape(-1, x.shape[1])[once].T
             mean, spread = joined.mean(axis=1, keepdims=True), joined.std(axis=1, keepdims=True)
-            signals[key][rows] = (x - mean) / np.where(spread > 0, spread, 1.0)
-    whole = replace(whole, signals=signals)
+            values[rows] = (x - mean) / np.where(spread > 0, spread, 1.0)
+    whole = replace(whole, signals={**whole.signals, **signals})
     return {name: whole.select(np.flatnonzero(owner == i)) for i, name in enumerate(names)}
 
 

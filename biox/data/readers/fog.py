@@ -119,39 +119,37 @@ def _recording(base: Path, path: Path, subject: str, source: str) -> Recording:
 def _on_the_clock(path: Path, table: pd.DataFrame) -> tuple[pd.DataFrame, list[Marked]]:
     """Put each row where the time column has it, and NaN where rows are lost.
 
-    Where that column is no clock at 500 Hz, rows follow each other, and a line says so.
+    Where that column is no clock, rows follow each other, and a line says so.
     """
     times = pd.to_numeric(table.pop(TIME_COLUMN), errors="coerce").to_numpy(dtype=float)
     steps, n = np.diff(times), min(round(RATE), len(times) - 1)
     step = np.median(times[n:] - times[:-n]) / n if n and np.mean(steps >= 0) > 0.99 else 0.0
     unit = next((u for u in UNITS_OF_TIME if abs(step * u * RATE - 1) < 0.05), None)
+    where = f"column {TIME_COLUMN + 1}, the time"
     if unit is None:
-        even = np.mean(np.abs(steps - step) <= 0.5 * step) > 0.9
-        if step and even and any(50 <= 1 / (step * u) <= 5000 for u in UNITS_OF_TIME[:2]):
+        even = step and np.mean(np.abs(steps - step) <= 0.5 * step) > 0.9
+        if even and any(50 <= 1 / (step * u) <= 5000 for u in UNITS_OF_TIME[:2]):
             raise ValueError(
-                f"{path}: expected {RATE:g} rows a second, found steps of {step:g} in column "
-                f"{TIME_COLUMN + 1}, the time"
+                f"{path}: expected {RATE:g} rows a second, found steps of {step:g} in {where}"
             )
-        log.warning("%s: column %d is no clock; rows are taken as %g Hz without a gap",
-                    path, TIME_COLUMN + 1, RATE)  # fmt: skip
+        log.warning("%s: no clock in %s: rows are taken as %g Hz", path, where, RATE)
         return table, []
-    seconds, resolution = steps * unit, np.min(steps[steps > 0]) * unit
-    longest = 1.5 * max(1 / RATE, resolution)
-    late = np.cumsum(np.round(np.where(seconds > longest, seconds * RATE - 1, 0))).astype(int)
+    seconds = steps * unit
+    longest = 1.5 * max(1 / RATE, np.min(seconds[seconds > 0]))
+    late = np.cumsum(np.round(np.where(seconds > longest, seconds * RATE - 1, 0)))
     wrong = (seconds < -longest) | ~np.isfinite(seconds) | (late > MAX_LOST)
     if wrong.any():
         row = int(np.argmax(wrong))
         raise ValueError(
-            f"{path}: expected time to go on steadily in column {TIME_COLUMN + 1}, found "
-            f"{times[row + 1]:g} after {times[row]:g} in row {row + 2}"
+            f"{path}: expected time to go on in {where}, found {times[row + 1]:g} after "
+            f"{times[row]:g} in row {row + 2}"
         )
-    if not late[-1]:
-        return table, []
-    places = np.arange(len(table)) + np.concatenate([[0], late])
+    places = np.arange(len(table)) + np.append(0, late).astype(int)
     gaps = np.flatnonzero(np.diff(places) > 1)
-    log.warning("%s: %d rows are lost in %d places, which no window touches",
-                path, late[-1], len(gaps))  # fmt: skip
-    marked = [((places[i] + 1) / RATE, places[i + 1] / RATE, "lost rows") for i in gaps]
+    if not len(gaps):
+        return table, []
+    log.warning("%s: %d rows lost in %d places, which no window touches", path, late[-1], len(gaps))
+    marked = [(float(places[i] + 1) / RATE, float(places[i + 1]) / RATE, "lost rows") for i in gaps]
     return table.set_axis(places).reindex(np.arange(places[-1] + 1)), marked
 
 

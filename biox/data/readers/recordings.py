@@ -35,7 +35,7 @@ import numpy as np
 import pandas as pd
 
 from biox.data.readers import Origin, natural
-from biox.data.readers.files import read_file, read_signals
+from biox.data.readers.files import known_channels, read_file, read_signals
 from biox.data.readers.labels import TOLERANCE, Label, majority
 from biox.data.windows import UNLABELLED, Recording
 
@@ -64,10 +64,15 @@ def subjects(folder: Path | str) -> list[str]:
     return sorted(set(_table(folder)["subject"]), key=natural)
 
 
+def labels(folder: Path | str) -> tuple[str, ...]:
+    """Labels in ``labels.csv``, sorted."""
+    return tuple(sorted(set(_table(folder)["label"]) - {""}, key=natural))
+
+
 def read(
     folder: Path | str,
     subject: str,
-    channels: Mapping[str, Sequence[str | int]],
+    channels: Mapping[str, Sequence[str | int]] | None,
     classes: Sequence[str],
     source: str = "recordings",
 ) -> list[Recording]:
@@ -77,7 +82,8 @@ def read(
     ----------
     folder, subject, source
     channels : mapping of str to sequence of str or int
-        Channels of each modality, as the files name them or by number, in the wanted order.
+        Channels of each modality, as the files name them or by number, in the wanted order. None:
+        those whose names or types say what they are.
     classes : sequence of str
         Names of the classes; their order numbers them.
 
@@ -95,13 +101,13 @@ def read(
         raise FileNotFoundError(f"{folder}: expected files of subject {subject}, found none")
     recordings = []
     for name in sorted(set(chosen["file"]), key=natural):
-        content = read_file(Path(folder) / name, channels)
-        seconds = min(signal.seconds for signal in content.signals.values())
+        path, table_path = Path(folder) / name, Path(folder) / "labels.csv"
+        signals, marked, begins = read_file(path, channels or known_channels(path))
+        seconds = min(signal.seconds for signal in signals.values())
         rows = chosen[chosen["file"] == name]
-        path = Path(folder) / "labels.csv"
-        _check_clock(path, rows, seconds, content.begins)
-        label = _label(path, rows, tuple(classes), seconds)
-        recordings.append(Recording(subject, name, content.signals, label, source, content.marked))
+        _check_clock(table_path, rows, seconds, begins)
+        label = _label(table_path, rows, tuple(classes), seconds)
+        recordings.append(Recording(subject, name, signals, label, source, marked))
     return recordings
 
 
@@ -148,11 +154,8 @@ def _table(folder: Path | str) -> pd.DataFrame:
     _expect(path, table, named, "a file and a subject", ["file", "subject"])
     # one spelling a subject, and a file is the same whichever way its path is written
     table["file"] = [Path(os.path.normpath(name)).as_posix() for name in table["file"]]
-    people, said = table["subject"].str.casefold(), table["subject"].copy()
-    table["subject"] = said.groupby(people).transform("first")
-    if (said != table["subject"]).any():
-        other = sorted(set(said[said != table["subject"]]))
-        log.warning("%s: %s taken as subjects that are spelt otherwise above", path, other)
+    people = table["subject"].str.casefold()
+    table["subject"] = table["subject"].groupby(people).transform("first")
     owner = table.groupby("file")["subject"].transform("first")
     expected = "one subject a file"
     _expect(path, table, owner == table["subject"], expected, ["file", "subject"])
