@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 class Range(NamedTuple):
     """Amplitudes of a modality in volts: the lowest and highest possible, a usual one, and whence.
 
-    An amplitude is the median standard deviation of pieces of `PIECE` seconds.
+    Of the standard deviations of pieces of `PIECE` seconds, the largest is compared with `low`, so
+    that rare events suffice, and the median with `high`, so that artefacts do not count.
     """
 
     low: float
@@ -53,9 +54,10 @@ RANGES = {
 }  # fmt: skip
 """By modality. PPG has no unit to be judged by."""
 
-PIECE = 10.0
-MAX_WANDER = 10.0
-"""How far the level may wander between pieces, in amplitudes, where a model reads volts."""
+PIECE = 2.0
+MAX_WANDER, MAX_LEVEL = 10.0, 100e-6
+"""Where a model reads volts: how far a level may wander between pieces, in amplitudes; and a level
+in volts below which nothing is done."""
 
 CAUSES = {
     6: "microvolts that are called volts",
@@ -66,11 +68,11 @@ CAUSES = {
 """Likely reasons, by the power of ten of an amplitude over the usual one."""
 
 
-def amplitude(signal: Signal) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Amplitude, level and wander of the level of each channel, in its unit; NaN if there is none.
+def amplitude(signal: Signal) -> np.ndarray:
+    """Median and largest standard deviation, level and its wander, [4, channels], in the unit.
 
-    Medians over finite pieces: of the standard deviation, of the mean, and of the distance of the
-    mean from the level.
+    Of finite pieces; the level is the median of their means, its wander the median distance of the
+    means from it. NaN if no piece is finite.
     """
     n = max(1, min(signal.values.shape[1], round(PIECE * signal.rate)))
     pieces = signal.values[:, : signal.values.shape[1] // n * n]
@@ -78,27 +80,30 @@ def amplitude(signal: Signal) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     means, spreads = pieces.mean(axis=2, dtype=np.float64), pieces.std(axis=2, dtype=np.float64)
     known = np.isfinite(spreads).all(axis=0)
     if not known.any():
-        return (np.full(len(pieces), np.nan),) * 3
+        return np.full((4, len(pieces)), np.nan)
     level = np.median(means[:, known], axis=1)
     wander = np.median(np.abs(means[:, known] - level[:, None]), axis=1)
-    return np.median(spreads[:, known], axis=1), level, wander
+    spreads = spreads[:, known]
+    return np.stack([np.median(spreads, axis=1), spreads.max(axis=1), level, wander])
 
 
 def implausible(signal: Signal, modality: str) -> str:
     """Say why an amplitude is none of its modality, and the likely cause; nothing if it is one."""
     if signal.unit not in VOLTS or modality not in RANGES:
         return ""
-    volts, (low, usual, high, _) = amplitude(signal)[0] * VOLTS[signal.unit], RANGES[modality]
-    wrong = (volts < low) | (volts > high)
+    low, usual, high, _ = RANGES[modality]
+    usually, most, _, _ = amplitude(signal) * VOLTS[signal.unit]
+    wrong = (most < low) | (usually > high)
     if not wrong.any():
         return ""
     i = int(np.argmax(wrong))
-    power = np.log10(max(volts[i], 1e-30) / usual)
+    volts = max(usually[i] if usually[i] > high else most[i], 1e-30)
+    power = np.log10(volts / usual)
     nearest = min(CAUSES, key=lambda known: abs(known - power))
-    cause = CAUSES[nearest] if abs(nearest - power) < 1.2 else "a dead or wrong channel, or a gain"
+    cause = CAUSES[nearest] if abs(nearest - power) < 1 else "a dead or wrong channel, or a gain"
     return (
         f"{modality} {signal.channels[i]}: expected an amplitude (standard deviation) of "
-        f"{low * 1e6:g} to {high * 1e6:g} uV, found {volts[i] * 1e6:.3g} uV; likely {cause}"
+        f"{low * 1e6:g} to {high * 1e6:g} uV, found {volts * 1e6:.3g} uV; likely {cause}"
     )
 
 
@@ -127,15 +132,19 @@ def checked(signal: Signal, modality: str, where: str, absolute: bool) -> Signal
         log.warning("%s: %s", where, text)
     if not absolute or signal.unit not in VOLTS:
         return signal
-    size, level, wander = amplitude(signal)
-    if (wander > MAX_WANDER * size).any():
-        i = int(np.argmax(wander > MAX_WANDER * size))
+    size, _, level, wander = amplitude(signal)
+    least = MAX_LEVEL / VOLTS[signal.unit]
+    wild, off = (
+        wander > np.maximum(MAX_WANDER * size, least),
+        np.abs(level) > np.maximum(size, least),
+    )
+    if wild.any():
+        i = int(np.argmax(wild))
         raise ValueError(
             f"{where}: {modality} {signal.channels[i]}: expected a steady level, found one that "
             f"wanders by {wander[i]:.3g} {signal.unit} around a signal of {size[i]:.3g}; likely an "
             "amplifier without high-pass: filter the file first"
         )
-    off = np.abs(level) > size
     if not off.any():
         return signal
     found = ", ".join(f"{level[i]:.6g} from {signal.channels[i]}" for i in np.flatnonzero(off))

@@ -116,11 +116,12 @@ def read_file(
     return signals, rows.marked, rows.begins
 
 
-def known_channels(path: Path) -> dict[str, list[int]]:
-    """Numbers of the channels whose names or MNE's types tell their modality, at one rate each."""
+def known_channels(path: Path) -> dict[str, list[str | int]]:
+    """Channels whose names or MNE's types tell their modality, at one rate each."""
+    types: list[str] = []
     if path.suffix.lower() == ".hea":
-        parts = _headers(path)
-        names, rates = parts[-1].sig_name, parts[-1].samps_per_frame
+        part = _headers(path)[:2][-1]  # the first segment, if there are any
+        names, rates = part.sig_name, part.samps_per_frame
     elif path.suffix.lower() in (".edf", ".bdf"):
         fields = edf_header(path)["fields"]
         names, rates = fields["name"], fields["samples"]
@@ -128,17 +129,19 @@ def known_channels(path: Path) -> dict[str, list[int]]:
         import mne
 
         raw = mne.io.read_raw(path, verbose="ERROR")
-        types = (kind.replace("misc", "") for kind in raw.get_channel_types())
-        names = [f"{a} {b}".strip() for a, b in zip(types, raw.ch_names, strict=True)]
-        rates = [1] * len(names)
+        names, rates, types = raw.ch_names, [1] * len(raw.ch_names), raw.get_channel_types()
     found: dict[str, list[int]] = {}
     for i, name in enumerate(names):
         kind = next((k for k, what in KINDS.items() if re.search(what, name.lower())), None)
-        if kind and rates[i] == rates[found.setdefault(kind, [i + 1])[0] - 1]:
-            found[kind] = [*(j for j in found[kind] if j != i + 1), i + 1]
+        kind = types[i] if types and types[i] in KINDS else kind
+        if kind and rates[i] == rates[found.setdefault(kind, [i])[0]]:
+            found[kind] = [*(j for j in found[kind] if j != i), i]
     if not found:
         raise ValueError(f"{path}: expected channels with telling names, found {list(names)}")
-    return found
+    return {
+        kind: [names[i] if names.count(names[i]) == 1 else i + 1 for i in places]
+        for kind, places in found.items()
+    }
 
 
 def _places(
@@ -310,7 +313,7 @@ def edf_header(path: Path) -> dict:
     """
 
     def number(text: str) -> float:
-        return float(text.replace(",", ".") or "nan")
+        return float(text.strip().replace(",", ".") or "nan")
 
     size, fields = path.stat().st_size, {}
     with open(path, "rb") as file:
