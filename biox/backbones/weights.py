@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from safetensors.torch import save as serialise
@@ -60,7 +61,7 @@ class StandIn:
         return super().__new__(cls)
 
     def __init__(self, *arguments: object):
-        pass
+        self.held = arguments
 
     def __setstate__(self, state: object) -> None:
         """Keep what the object held, for `setting`."""
@@ -178,52 +179,46 @@ def stand_ins(names: Iterable[str]) -> list[tuple[type, str]]:
 
 
 def setting(content: object, *keys: str) -> object:
-    """Find a setting in what was saved: nested dicts, objects such as Namespace, omegaconf's nodes.
+    """Find a setting in dicts, objects such as Namespace, and omegaconf's; None if absent."""
+    for key in keys:
+        content = _opened(content)
+        content = content.get(key) if isinstance(content, dict) else None
+    return _opened(content)
 
-    Returns None where there is none.
-    """
-    for key in (*keys, None):
-        for _ in range(8):  # a file may hold an object that holds itself
-            if not isinstance(content, StandIn):
-                break
-            content = content.held
-            if isinstance(content, tuple) and content and isinstance(content[0], dict):
-                content = content[0]
-            for inner in ("_content", "_val"):  # of omegaconf
-                if isinstance(content, dict) and inner in content:
-                    content = content[inner]
-        if key is None:
-            return content
-        if not isinstance(content, dict) or key not in content:
-            return None
-        content = content[key]
+
+def _opened(value: object) -> object:
+    """What a stand-in held: attributes, or the content of an omegaconf container or node."""
+    for _ in range(8):  # a file may hold an object that holds itself
+        if isinstance(value, StandIn):
+            value = value.held
+            if isinstance(value, tuple) and value:  # a number of numpy has its bytes last
+                last = value[-1]
+                value = int.from_bytes(last[:8], "little") if isinstance(last, bytes) else value[0]
+            if isinstance(value, dict):
+                value = value.get("_content", value.get("_val", value))
+    return value
 
 
 def _contradictions(
     path: Path, content: object, backbone: Backbone, own: dict[str, Tensor]
 ) -> list[tuple[str, str, str]]:
     """What a file states about its model that is not so here; warn if it leaves that open."""
-    known, problems = False, []
-    for keys, expected in backbone.switches.items():
-        found = setting(content, *keys)
-        if found is None or isinstance(found, dict | list | StandIn):
-            continue
-        known = True
-        same = {"1": "true", "0": "false"}.get(str(found).lower(), str(found).lower())
-        if same != str(expected).lower():
-            problems.append((".".join(keys), str(expected), str(found)))
-    with open(path, "rb") as file:
-        ours = (
-            file.read(9)[8:] == b"{" and isinstance(content, dict) and content.keys() == own.keys()
-        )
-    if backbone.ambiguous and not known and not ours:
+    ours = path.suffix == ".safetensors" and set(own) == set(content)  # as `save` writes it
+    stated = {keys: setting(content, *keys) for keys in backbone.switches}
+    stated = {k: v for k, v in stated.items() if isinstance(v, bool | int | str | np.generic)}
+    if backbone.ambiguous and not stated and not ours:
         keys, expected = next(iter(backbone.switches.items()))
         warnings.warn(
             f"{path}: the file does not state {keys[-1]}, which no weight shows; {expected} is "
             "assumed",
             stacklevel=3,
         )
-    return problems
+    words = {"1": "true", "0": "false"}
+    return [
+        (".".join(keys), str(backbone.switches[keys]), str(found))
+        for keys, found in stated.items()
+        if words.get(text := str(found).lower(), text) != str(backbone.switches[keys]).lower()
+    ]
 
 
 def _weights_in(content: object, backbone: Backbone, own: dict[str, Tensor]) -> dict[str, object]:
@@ -265,27 +260,24 @@ OTHERS = {
 
 def _looks_like(content: object, found: dict[str, object], own: dict[str, Tensor]) -> str:
     """Say what a file is rather than this model, as far as its keys tell."""
-    object_in = [v for v in (content, setting(content, "model")) if isinstance(v, StandIn)]
-    entries = content.values() if isinstance(content, dict) else [content]
-    object_in += [value for value in entries if isinstance(value, StandIn)]
+    entries = [content, *(content.values() if isinstance(content, dict) else ())]
+    objects = [type(value) for value in entries if isinstance(value, StandIn)]
     tensors = {key: value for key, value in found.items() if isinstance(value, Tensor)}
     missing, surplus = own.keys() - found.keys(), sorted(found.keys() - own.keys())
     text = ""
-    if not tensors:
+    if not tensors and objects:
+        text = f"an object of {objects[0].__module__}.{objects[0].__name__}, not its state_dict()"
+    elif not tensors:
         text = "no weights at all"
-        if object_in:
-            kind = type(object_in[0])
-            text = f"an object of {kind.__module__}.{kind.__name__} instead of its state_dict()"
-    elif not missing and not surplus:
-        text = "another size of this model"
-    elif not missing:
+    elif surplus and not missing:
         text = f"this model, fine-tuned: it has a head of its own ({', '.join(surplus[:3])})"
+    elif not missing and any(own[key].shape != x.shape for key, x in tensors.items()):
+        text = "another size of this model"
     elif len(prefixes := _owners(tensors, own)) > 1:
         text = f"several models, under {', '.join(prefixes[:3])}"
     elif len(missing) > 0.5 * len(own):
         names = [what for what, key in OTHERS.items() if any(re.search(key, k) for k in tensors)]
-        text = names[0] if names else "another model or library"
-        text += f", with keys such as {sorted(tensors)[0]}"
+        text = (*names, "another model or library")[0] + f", with keys such as {min(tensors)}"
     return f"; it looks like {text}" if text else ""
 
 

@@ -110,7 +110,8 @@ def read_file(
             raise ValueError(f"{path}: expected {modality} of one rate, found {sorted(rates)} Hz")
         x, shown = np.stack([rows.values[i] for i in chosen]), SHOWN.get(modality, "uV")
         if set(units) <= set(VOLTS):
-            x, units = x * (np.array([[VOLTS[unit]] for unit in units]) / VOLTS[shown]), [shown]
+            x *= np.array([[VOLTS[unit]] for unit in units]) / VOLTS[shown]
+            units = [shown]
         unit = units[0] if len(set(units)) == 1 and units[0] else "a.u."
         signals[modality] = Signal(x, rates.pop(), unit, tuple(map(str, names)))
     return signals, rows.marked, rows.begins
@@ -185,38 +186,38 @@ def _wfdb(path: Path, picks: list[str | int]) -> Rows:
     import wfdb
 
     lines = [line.split() for line in path.read_text(errors="replace").splitlines()]
-    lines = [line for line in lines if line and not line[0].startswith("#")]
-    if lines and len(lines[0]) == 2:
+    first, *lines = [line for line in lines if line and not line[0].startswith("#")] or [[]]
+    if len(first) == 2:
         raise ValueError(f"{path}: expected a sampling rate in the first line, found none")
-    header, *parts = _headers(path)
-    parts, marked, units = parts or [header], [], {}
-    for part in parts:  # wfdb takes names and units of the first for all
-        same = header is part or header.layout == "variable" or part.sig_name == parts[0].sig_name
-        for name, unit in zip(part.sig_name, part.units, strict=True) if part.sig_len else ():
-            same &= units.setdefault(name, unit) == unit or header is part
-        if part.fs != header.fs or not same:
-            raise ValueError(
-                f"{path}: expected segments alike, found {part.record_name} at {part.fs:g} Hz with "
-                f"{part.sig_name} in {part.units}"
-            )
-    frames = {n for part in parts for n in part.samps_per_frame}
-    record = wfdb.rdrecord(str(path.with_suffix("")), smooth_frames=frames <= {1})
-    places = _places(path, picks, record.sig_name)
-    found = [record.units[i] or "" for i in places]
-    if parts[0] is header:
-        for k, i in enumerate(places):
-            # no gain or one of 0: not calibrated; wfdb makes that 200 per mV
-            if not float(re.match(r"[\d.]*", (*lines[i + 1], "", "")[2])[0] or 0):
-                found[k] = "a.u."
-                warnings.warn(f"{record.sig_name[i]} has no gain, and so no unit", stacklevel=1)
-    else:
+    joined, marked, units = "/" in f"{first[:1]}", [], {}
+    frames = any(re.match(r"\d+x", line[1]) for line in lines if len(line) > 1)
+    if joined:
+        header, *parts = _headers(path)
+        frames = any(n > 1 for part in parts for n in part.samps_per_frame)
+        for part in parts:  # wfdb takes names and units of the first for all
+            same = header.layout == "variable" or part.sig_name == parts[0].sig_name
+            for name, unit in zip(part.sig_name, part.units, strict=True) if part.sig_len else ():
+                same &= units.setdefault(name, unit) == unit
+            if part.fs != header.fs or not same:
+                raise ValueError(
+                    f"{path}: expected segments alike, found {part.record_name} at {part.fs:g} Hz "
+                    f"with {part.sig_name} in {part.units}"
+                )
         edges = (np.cumsum([0, *header.seg_len]) / header.fs).tolist()
         stretches = zip(header.seg_name, edges, edges[1:], strict=False)
         marked = [(start, stop, "a pause") for name, start, stop in stretches if name == "~"]
-    if record.p_signal is not None:
-        values = [np.ascontiguousarray(record.p_signal[:, i]) for i in places]
-    else:
+    record = wfdb.rdrecord(str(path.with_suffix("")), smooth_frames=not frames)
+    places = _places(path, picks, record.sig_name)
+    found = [record.units[i] or "" for i in places]
+    for k, i in enumerate(places) if not joined else ():
+        # no gain or one of 0: not calibrated; wfdb makes that 200 per mV
+        if not float(re.match(r"[\d.]*", (*lines[i], "", "")[2])[0] or 0):
+            found[k] = "a.u."
+            warnings.warn(f"{record.sig_name[i]} has no gain, and so no unit", stacklevel=1)
+    if frames:
         values = [np.asarray(record.e_p_signal[i]) for i in places]
+    else:
+        values = list(np.ascontiguousarray(record.p_signal[:, places].T))
     rates = [float(record.fs) * record.samps_per_frame[i] for i in places]
     return Rows(values, rates, found, marked)
 
