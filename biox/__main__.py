@@ -69,7 +69,7 @@ def check(name: str, folder: str) -> int:
     print(pd.DataFrame(rows).fillna("").to_string(index=False))
     doubtful = {row["subject"] for row in rows if row["verdict"] != "ok"}
     sound = {row["subject"] for row in rows} - doubtful
-    hours = sum(row.get("minutes", 0) for row in rows) / 60
+    hours = sum(row.get("minutes", 0) for row in rows if row["verdict"] != "damaged") / 60
     print(f"{len(sound)} of {len(sound | doubtful)} subjects sound, {hours:.1f} hours of signal")
     if set(expected) <= sound:
         return 0

@@ -121,9 +121,6 @@ def emg_normwear(signal: Signal, spec: InputSpec, resample: Resampler) -> np.nda
     return resample(signal.values, signal.rate, spec.rate)
 
 
-Z_SCORE = "z-score"
-"""Unit of an `InputSpec` whose signals are standardised at the end, whatever the recipe."""
-
 RECIPES: dict[str, Callable[[Signal, InputSpec, Resampler], np.ndarray]] = {
     "ecg_hubert": ecg_hubert,
     "ppg_papagei": ppg_papagei,
@@ -132,6 +129,8 @@ RECIPES: dict[str, Callable[[Signal, InputSpec, Resampler], np.ndarray]] = {
     "ecg_ecgfm": emg_normwear,  # rate, no filter (fairseq-signals, preprocess/ecg)
     "eeg_cbramod": eeg_labram,  # rate and unit
 }
+Z_SCORED = {"ecg_hubert", "ppg_papagei", "emg_normwear", "ecg_ecgfm"}
+"""Recipes that end with `standardise`."""
 
 
 def condition(
@@ -186,7 +185,7 @@ def condition(
         resample = interpolated
     signal = replace(signal, values=np.asarray(signal.values, dtype=np.float64))
     values = RECIPES[spec.conditioning](signal, spec, resample)
-    if spec.unit == Z_SCORE and z_scored:
+    if spec.conditioning in Z_SCORED and z_scored:
         used = np.ones(values.shape[1], dtype=bool)
         for start, stop, _ in marked:
             used[max(0, round(start * spec.rate)) : max(0, round(stop * spec.rate))] = False

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from biox.data.conditioning import Z_SCORE
 from biox.data.readers import reader_named
 from biox.data.windows import Recording, Windows, concatenate, cut
 
@@ -295,7 +294,7 @@ def standardise_stretches(parts: Mapping[str, Windows]) -> dict[str, Windows]:
     z-scored before the split (FOG in the released code). `parts` come from ``z_scored=False``.
     """
     names, whole = list(parts), concatenate(list(parts.values()))
-    signals = {key: x.copy() for key, x in whole.signals.items() if whole.units[key] == Z_SCORE}
+    signals = {key: x.copy() for key, x in whole.signals.items() if whole.units[key] == "z-score"}
     owner, order = (
         np.repeat(np.arange(len(names)), list(map(len, parts.values()))),
         _time_order(whole),

@@ -38,6 +38,7 @@ THRESHOLD = 3
 
 EEG_CHANNELS = tuple("AF3 F7 F3 FC5 T7 P7 O1 O2 P8 T8 FC6 F4 F8 AF4".split())
 ECG_CHANNELS = ("ECG 1", "ECG 2")
+RATES = {"EEG": 128.0, "ECG": 256.0}  # where the file states none
 
 
 def subjects(folder: Path | str) -> list[str]:
@@ -95,10 +96,9 @@ def read(
         )
     recordings = []
     for i, score in enumerate(scores):
+        brain = _without_level(_clip(where, i, eeg[i], 14)[order])
         signals = {
-            "eeg": Signal(
-                _without_level(_clip(where, i, eeg[i], 14)[order]), rates[0], "uV", EEG_CHANNELS
-            ),
+            "eeg": Signal(brain, rates[0], "uV", EEG_CHANNELS),
             "ecg": Signal(_clip(where, i, ecg[i], 2), rates[1], "a.u.", ECG_CHANNELS),
         }
         for modality, names in (channels or {}).items():
@@ -109,26 +109,22 @@ def read(
     return recordings
 
 
-def _people(folder: Path | str) -> tuple[Path, list, tuple[float, float], list[int]]:
+def _people(folder: Path | str) -> tuple[Path, list, list[float], list[int]]:
     """The file, MATLAB's structs of all subjects, rates, and where each of `EEG_CHANNELS` is."""
     path = inside(folder, "DREAMER") / "DREAMER.mat"
     if not path.is_file():
         raise ABOUT.missing(folder)
     content = _load(path, path.stat().st_mtime_ns)
     people = [cell[0, 0] for cell in content.Data.reshape(-1)]
-    rates = [
-        float(np.squeeze(getattr(content, f"{kind}_SamplingRate", usual)))
-        for kind, usual in (("EEG", 128.0), ("ECG", 256.0))
-    ]
+    rates = [np.squeeze(getattr(content, f"{x}_SamplingRate", RATES[x])).item() for x in RATES]
     names = np.ravel(getattr(content, "EEG_Electrodes", np.array(EEG_CHANNELS)))
     names = [str(np.squeeze(name)).strip().upper() for name in names]
     wanted = [name.upper() for name in EEG_CHANNELS]
     if sorted(names) != sorted(wanted) or not all(0 < rate < np.inf for rate in rates):
         raise ValueError(
-            f"{path}: expected rates and the electrodes {list(EEG_CHANNELS)} in any order, found "
-            f"{rates} Hz and {names}"
+            f"{path}: expected rates and the electrodes {wanted}, found {rates} Hz and {names}"
         )
-    return path, people, (rates[0], rates[1]), [names.index(name) for name in wanted]
+    return path, people, rates, [names.index(name) for name in wanted]
 
 
 @lru_cache(maxsize=1)

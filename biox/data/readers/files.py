@@ -55,21 +55,17 @@ def read_file(
 ) -> tuple[dict[str, Signal], list[Marked], float]:
     """Read one file: a WFDB record (``.hea``) or anything that MNE reads.
 
-    Parameters
-    ----------
-    path : Path
-    channels : mapping of str to sequence of str or int
-        Channels of each modality, as the file names them or by their numbers in it, from 1.
+    `channels` are those of each modality, as the file names them or by their numbers in it, from 1.
 
     Returns
     -------
     signals : dict of str to Signal
-        By modality. Time 0 is the first sample. Voltages come in mV (ECG) or uV (other modalities),
-        other quantities in the unit the file states. Each signal has its own rate.
+        By modality, each at its own rate from the first sample on. Voltages come in mV (ECG) or uV
+        (other modalities), other quantities in the unit the file states.
     marked : list of Marked
         Pauses, and stretches that the file marks as bad.
     begins : float
-        What the file's own clock says at time 0, in seconds; 0 for most files.
+        Seconds on the file's own clock at the first sample; 0 for most files.
 
     Raises
     ------
@@ -119,30 +115,27 @@ def read_file(
 
 def known_channels(path: Path) -> dict[str, list[str | int]]:
     """Channels whose names or MNE's types tell their modality, at one rate each."""
-    types: list[str] = []
     if path.suffix.lower() == ".hea":
         part = _headers(path)[:2][-1]  # the first segment, if there are any
-        names, rates = part.sig_name, part.samps_per_frame
+        names, rates, telling = part.sig_name, part.samps_per_frame, part.sig_name
     elif path.suffix.lower() in (".edf", ".bdf"):
         fields = edf_header(path)["fields"]
-        names, rates = fields["name"], fields["samples"]
+        names, rates, telling = fields["name"], fields["samples"], fields["name"]
     else:
         import mne
 
         raw = mne.io.read_raw(path, verbose="ERROR")
         names, rates, types = raw.ch_names, [1] * len(raw.ch_names), raw.get_channel_types()
+        telling = [kind if kind in KINDS else x for kind, x in zip(types, names, strict=True)]
     found: dict[str, list[int]] = {}
-    for i, name in enumerate(names):
+    for i, name in enumerate(telling):
         kind = next((k for k, what in KINDS.items() if re.search(what, name.lower())), None)
-        kind = types[i] if types and types[i] in KINDS else kind
         if kind and rates[i] == rates[found.setdefault(kind, [i])[0]]:
-            found[kind] = [*(j for j in found[kind] if j != i), i]
+            found[kind] = sorted({*found[kind], i})
     if not found:
         raise ValueError(f"{path}: expected channels with telling names, found {list(names)}")
-    return {
-        kind: [names[i] if names.count(names[i]) == 1 else i + 1 for i in places]
-        for kind, places in found.items()
-    }
+    alone = {name for name in names if names.count(name) == 1}
+    return {k: [names[i] if names[i] in alone else i + 1 for i in x] for k, x in found.items()}
 
 
 def _places(
@@ -158,10 +151,9 @@ def _places(
         if not where and number and 1 <= int(number[1]) <= len(names):
             where = [int(number[1]) - 1]
         if len(where) > 1:
-            numbers = " and ".join(str(i + 1) for i in where)
             raise ValueError(
                 f"{path}: expected one channel named {text!r}, found {len(where)}: pick one by its "
-                f"number in the file, {numbers}"
+                f"number in the file, {' or '.join(str(i + 1) for i in where)}"
             )
         places += where
         missing += [] if where else [pick]
@@ -230,9 +222,8 @@ def _edf(path: Path, picks: list[str | int]) -> Rows:
     fields, seconds = header["fields"], header["seconds"]
     own = [i for i, name in enumerate(fields["name"]) if not NOTES.match(name)]
     names = [fields["name"][i] for i in own]
-    # as MNE calls them
     unique = [f"{x}-{names[:i].count(x)}" if names.count(x) > 1 else x for i, x in enumerate(names)]
-    places = _places(path, picks, names, unique)
+    places = _places(path, picks, names, unique)  # the second as MNE calls them
     for i in (own[place] for place in places):
         low, high, first, last = (fields[key][i] for key in LIMITS)
         if not (low != high and first < last and np.isfinite([low, high]).all()):
@@ -242,17 +233,14 @@ def _edf(path: Path, picks: list[str | int]) -> Rows:
             )
     onsets = _onsets(path, header)
     pauses = np.diff(onsets) - seconds
-    late, stops = np.append(0, np.cumsum(np.where(pauses > SLACK, pauses, 0))), onsets - onsets[0]
-    marked = [
-        (float(stops[i + 1] - pauses[i]), float(stops[i + 1]), "a pause")
-        for i in np.flatnonzero(pauses > SLACK)
-    ]
+    late = np.append(0, np.cumsum(np.where(pauses > SLACK, pauses, 0)))
+    stops, long = (onsets[1:] - onsets[0]).tolist(), pauses.tolist()
+    marked = [(b - a, b, "a pause") for a, b in zip(long, stops, strict=True) if a > SLACK]
     samples = [fields["samples"][own[place]] for place in places]
     values: list[np.ndarray] = [np.empty(0)] * len(places)
     for n in dict.fromkeys(samples):
         rows = [k for k, of_record in enumerate(samples) if of_record == n]
-        # MNE brings the channels of a file to one rate, unless it reads those of each rate alone
-        mixed = len({fields["samples"][i] for i in own}) > 1
+        mixed = len({fields["samples"][i] for i in own}) > 1  # MNE would bring all to one rate
         alone = {"include": [names[places[k]] for k in rows]} if mixed else {}
         found = _mne(path, [unique[places[k]] for k in rows], len(marked) > 0, **alone)
         marked += [mark for mark in found.marked if mark not in marked]
@@ -280,8 +268,7 @@ def _mne(path: Path, picks: list[str | int], paused: bool = False, **options) ->
     bad = [name for name in names if name in raw.info["bads"]]
     if bad:
         raise ValueError(
-            f"{path}: expected sound channels, found {bad} marked as bad (info['bads'] of MNE): "
-            "leave them out of the picks, or take the mark away"
+            f"{path}: expected sound channels, found {bad} marked as bad (MNE's info['bads'])"
         )
     marked = {}
     # `raw` drops annotations after as many seconds as it has samples, which is too early
@@ -366,10 +353,10 @@ def _onsets(path: Path, header: dict) -> np.ndarray:
     bad = ~(wrong >= -SLACK) | ((wrong > SLACK) & (kind[-2:] != "+D"))
     if bad.any() or np.isnan(onsets).any() or abs(drift) > MAX_DRIFT or pause > MAX_PAUSE:
         i = int(np.argmax(bad)) + 1 if bad.any() else n - 1
+        also = "or pauses of a day at most" if kind[-2:] == "+D" else "as the header says"
         raise ValueError(
-            f"{path}: expected records of {seconds:g} s one after the other"
-            f"{' or pauses of a day at most' if kind[-2:] == '+D' else ', as its header says'}, "
-            f"found record {i} at {onsets[i - 1]:g} s, the next at {onsets[i]:g} s, "
-            f"{n} records until {onsets[-1] + seconds:g} s"
+            f"{path}: expected records of {seconds:g} s one after the other, {also}, found record "
+            f"{i} at {onsets[i - 1]:g} s, the next at {onsets[i]:g} s, {n} records until "
+            f"{onsets[-1] + seconds:g} s"
         )
     return onsets

@@ -38,9 +38,6 @@ PURITY = 0.8
 """Share of a window that one label must cover."""
 
 N_COLUMNS, TIME_COLUMN, LABEL_COLUMN = 61, 1, 60
-MAX_LOST = 24 * 3600 * RATE
-"""Rows; with more lost, the time column is wrong."""
-
 UNITS_OF_TIME = (1.0, 1e-3, 1e-6, 1 / RATE)
 """Seconds in a unit of the time column: s, ms, us, rows. The source does not state which it is."""
 
@@ -125,7 +122,7 @@ def _on_the_clock(path: Path, table: pd.DataFrame) -> tuple[pd.DataFrame, list[M
     steps, n = np.diff(times), min(round(RATE), len(times) - 1)
     step = np.median(times[n:] - times[:-n]) / n if n and np.mean(steps >= 0) > 0.99 else 0.0
     unit = next((u for u in UNITS_OF_TIME if abs(step * u * RATE - 1) < 0.05), None)
-    where = f"column {TIME_COLUMN + 1}, the time"
+    where = "column 2, the time"
     if unit is None:
         even = step and np.mean(np.abs(steps - step) <= 0.5 * step) > 0.9
         if even and any(50 <= 1 / (step * u) <= 5000 for u in UNITS_OF_TIME[:2]):
@@ -137,7 +134,7 @@ def _on_the_clock(path: Path, table: pd.DataFrame) -> tuple[pd.DataFrame, list[M
     seconds = steps * unit
     longest = 1.5 * max(1 / RATE, np.min(seconds[seconds > 0]))
     late = np.cumsum(np.round(np.where(seconds > longest, seconds * RATE - 1, 0)))
-    wrong = (seconds < -longest) | ~np.isfinite(seconds) | (late > MAX_LOST)
+    wrong = (seconds < -longest) | ~np.isfinite(seconds) | (late > 24 * 3600 * RATE)
     if wrong.any():
         row = int(np.argmax(wrong))
         raise ValueError(
