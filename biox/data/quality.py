@@ -182,9 +182,9 @@ flattest window among 32 BIDMC and 38 EEGMAT recordings has 0.07."""
 
 FLAT_SECONDS = 1.0
 
-NO_VALUE = (0.0, -1.0, 32767.0, -32768.0)
-"""What monitors and recorders write where they measure nothing: 0 and -1, and the ends of 16 bits.
-One of them for more than `FLAT_SECONDS` makes a window bad."""
+NO_VALUE, ENDS = (0.0, -1.0), (32767.0, -32768.0)
+"""What monitors and recorders write where they measure nothing. 0 and -1 make a window bad if they
+last for more than `FLAT_SECONDS`, the ends of 16 bits always."""
 
 WEAK_ECG = 30e-6
 """Smallest standard deviation of an ECG in volts. Healthy adults at rest: 60 to 170 uV (36 EEGMAT
@@ -220,9 +220,9 @@ def bad_windows(
         for i in np.flatnonzero((starts < stop) & (starts + seconds > start)):
             reasons[i] = why
     in_runs = {modality: _in_long_runs(signal) for modality, signal in signals.items()}
-    no_value = {modality: runs.copy() for modality, runs in in_runs.items()}
-    for modality, lost in no_value.items():
-        lost[lost] = np.isin(signals[modality].values[lost], NO_VALUE)
+    no_value = {modality: np.isin(x.values, ENDS) for modality, x in signals.items()}
+    for modality, runs in in_runs.items():
+        no_value[modality][runs] |= np.isin(signals[modality].values[runs], NO_VALUE)
     for i, start in enumerate(starts):
         for modality, signal in signals.items():
             first = round(start * signal.rate)

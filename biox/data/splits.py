@@ -295,15 +295,11 @@ def standardise_stretches(parts: Mapping[str, Windows]) -> dict[str, Windows]:
     """
     names, whole = list(parts), concatenate(list(parts.values()))
     signals = {key: x.copy() for key, x in whole.signals.items() if whole.units[key] == "z-score"}
-    owner, order = (
-        np.repeat(np.arange(len(names)), list(map(len, parts.values()))),
-        _time_order(whole),
-    )
-    changes = [
-        np.diff(owner[order]) != 0,
-        whole.recordings[order][1:] != whole.recordings[order][:-1],
-    ]
-    for rows in np.split(order, np.flatnonzero(np.logical_or(*changes)) + 1):
+    owner = np.repeat(np.arange(len(names)), [len(part) for part in parts.values()])
+    order = _time_order(whole)
+    recordings = whole.recordings[order]
+    changes = (np.diff(owner[order]) != 0) | (recordings[1:] != recordings[:-1])
+    for rows in np.split(order, np.flatnonzero(changes) + 1):
         for key, values in signals.items():
             x, starts = values[rows].astype(np.float64), whole.starts[rows] * whole.rates[key]
             # each sample once, however many windows share it

@@ -105,7 +105,7 @@ def _recording(base: Path, name: str, subject: str, source: str) -> Recording:
             f"{path}: expected {expected:g} s as in the numerics, found {seconds:.2f} s"
         )
     signals = {name: Signal(values[name], RATE, "a.u.", CHANNELS[name]) for name in CHANNELS}
-    rates = numerics["HR"].where(numerics["HR"] > 0)  # monitors write 0 or less for no value
+    rates = numerics["HR"].where(numerics["HR"].between(1, 350))  # else the monitor's "no value"
     label = mean_above(numerics["Time [s]"], rates, THRESHOLD, MARGIN)
     return Recording(subject, name, signals, label, source, marked)
 
