@@ -119,14 +119,16 @@ def _row(recording, classes) -> dict:
 
     verdict, notes = "ok", []
     signals = recording.aligned(recording.signals)
-    sizes, beats, labels = [], [], Counter()
+    sizes, beats = [], []
     for name, signal in signals.items():
         size = amplitude(signal)[0]
         sizes.append(f"{name} {np.nanmin(size):.3g}-{np.nanmax(size):.3g} {signal.unit}")
         if name in ("ecg", "ppg"):
             beats.append(f"{name} {beats_per_minute(signal, name):.0f}")
         try:
-            checked(signal, name, recording.name, absolute=name == "eeg")
+            if checked(signal, name, recording.name, absolute=name == "eeg") is not signal:
+                level = np.abs(amplitude(signal)[2]).max()
+                notes.append(f"{name} has a level of up to {level:.4g} {signal.unit}, taken off")
         except ValueError as error:
             verdict, notes = "implausible", [*notes, str(error)]
         else:
@@ -139,7 +141,6 @@ def _row(recording, classes) -> dict:
         notes.insert(0, f"{recording.name}: expected sound signals, found none ({list(reasons)})")
         verdict = "damaged"
     found = Counter(recording.label(t, t + 1.0) for t in np.arange(int(recording.seconds)))
-    labels.update({name: found[i] / 60 for i, name in enumerate(classes) if found[i]})
     notes += [f"{n * piece / 60:.1f} min {reason}" for reason, n in reasons.most_common(3)]
     pauses = [b - a for a, b, why in recording.marked if why in ("a pause", "lost rows")]
     marked = sum(b - a for a, b, _ in recording.marked) - sum(pauses)
@@ -147,7 +148,9 @@ def _row(recording, classes) -> dict:
         "verdict": verdict,
         "minutes": round(recording.seconds / 60, 1),
         "rates": ", ".join(f"{name} {signal.rate:g} Hz" for name, signal in signals.items()),
-        "minutes of a class": ", ".join(f"{name} {n:.1f}" for name, n in labels.items()),
+        "minutes of a class": ", ".join(
+            f"{name} {found[i] / 60:.1f}" for i, name in enumerate(classes) if found[i]
+        ),
         "recording": recording.name,
         "gaps": f"{len(pauses)}, {sum(pauses):.1f} s" if pauses else "",
         "marked": f"{marked:.1f} s" if recording.marked and marked else "",

@@ -55,10 +55,9 @@ def read(
 ) -> list[Recording]:
     """All clips of a subject: ``eeg`` [14, n] at 128 Hz and ``ecg`` [2, n] at 256 Hz.
 
-    Rates and the order of the electrodes are the file's, where it states them. It states no units.
-    EEG is taken as uV, which the Emotiv headset stores on a level of some thousand uV; that level
-    (the median of each channel and clip) is subtracted, since the conditioning of EEG has no
-    high-pass. ECG is in units of the sensor, ``a.u.``, as it is.
+    Rates and electrodes are as the file states them; it states no units. EEG is taken as uV, which
+    the Emotiv headset stores on a level of some thousand uV; that level (the median of each channel
+    and clip) is subtracted. ECG is in units of the sensor, ``a.u.``, as it is.
 
     The whole file is read for the first subject (some GB of memory) and kept for the next.
 

@@ -76,8 +76,8 @@ def read_file(
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected a recording, found nothing")
-    known = {".hea": (_wfdb, "a WFDB record"), ".edf": (_edf, "an EDF file")}
-    known[".bdf"] = (_edf, "a BDF file")
+    known = {".hea": (_wfdb, "a WFDB record"), ".bdf": (_edf, "a BDF file")}
+    known[".edf"] = (_edf, "an EDF file")
     reader, kind = known.get(path.suffix.lower(), (_mne, "a file MNE reads"))
     picks = list(dict.fromkeys(name for names in channels.values() for name in names))
     with warnings.catch_warnings(record=True) as caught:
@@ -114,7 +114,7 @@ def read_file(
 
 
 def known_channels(path: Path) -> dict[str, list[str | int]]:
-    """Channels whose names or MNE's types tell their modality, at one rate each."""
+    """Sound channels whose names or MNE's types tell their modality, at one rate each."""
     if path.suffix.lower() == ".hea":
         part = _headers(path)[:2][-1]  # the first segment, if there are any
         names, rates, telling = part.sig_name, part.samps_per_frame, part.sig_name
@@ -127,6 +127,9 @@ def known_channels(path: Path) -> dict[str, list[str | int]]:
         raw = mne.io.read_raw(path, verbose="ERROR")
         names, rates, types = raw.ch_names, [1] * len(raw.ch_names), raw.get_channel_types()
         telling = [kind if kind in KINDS else x for kind, x in zip(types, names, strict=True)]
+        for i in map(names.index, raw.info["bads"]):
+            log.warning("%s: %s left out, it is marked as bad", path, names[i])
+            telling[i] = ""
     found: dict[str, list[int]] = {}
     for i, name in enumerate(telling):
         kind = next((k for k, what in KINDS.items() if re.search(what, name.lower())), None)

@@ -122,14 +122,13 @@ def _on_the_clock(path: Path, table: pd.DataFrame) -> tuple[pd.DataFrame, list[M
     steps, n = np.diff(times), min(round(RATE), len(times) - 1)
     step = np.median(times[n:] - times[:-n]) / n if n and np.mean(steps >= 0) > 0.99 else 0.0
     unit = next((u for u in UNITS_OF_TIME if abs(step * u * RATE - 1) < 0.05), None)
-    where = "column 2, the time"
     if unit is None:
         even = step and np.mean(np.abs(steps - step) <= 0.5 * step) > 0.9
         if even and any(50 <= 1 / (step * u) <= 5000 for u in UNITS_OF_TIME[:2]):
             raise ValueError(
-                f"{path}: expected {RATE:g} rows a second, found steps of {step:g} in {where}"
+                f"{path}: expected {RATE:g} rows a second, found steps of {step:g} in column 2"
             )
-        log.warning("%s: no clock in %s: rows are taken as %g Hz", path, where, RATE)
+        log.warning("%s: no clock in column 2: rows are taken as %g Hz", path, RATE)
         return table, []
     seconds = steps * unit
     longest = 1.5 * max(1 / RATE, np.min(seconds[seconds > 0]))
@@ -138,7 +137,7 @@ def _on_the_clock(path: Path, table: pd.DataFrame) -> tuple[pd.DataFrame, list[M
     if wrong.any():
         row = int(np.argmax(wrong))
         raise ValueError(
-            f"{path}: expected time to go on in {where}, found {times[row + 1]:g} after "
+            f"{path}: expected time to go on in column 2, found {times[row + 1]:g} after "
             f"{times[row]:g} in row {row + 2}"
         )
     places = np.arange(len(table)) + np.append(0, late).astype(int)
