@@ -40,6 +40,7 @@ def _distinct(values: list) -> list:
 Seeds = Annotated[list[int], Field(min_length=1), AfterValidator(_distinct)]
 LearningRates = Annotated[list[PositiveFloat], Field(min_length=1), AfterValidator(_distinct)]
 Names = Annotated[list[Name], Field(min_length=1), AfterValidator(_distinct)]
+Picks = Annotated[list[Name | PositiveInt], Field(min_length=1), AfterValidator(_distinct)]
 
 
 class Section(BaseModel):
@@ -81,13 +82,14 @@ class Dataset(Section):
     reader: str | None = None  # module of biox.data.readers; null: the data set's own name
     seconds: PositiveFloat  # length of a window
     step: PositiveFloat  # from one window's start to the next, in seconds
-    condition_per: Literal["recording", "window"]  # what filters and z-scores see at once
+    # What filters and z-scores see at once; stretch: z-scores see one split of a recording.
+    condition_per: Literal["recording", "stretch", "window"]
     resampling: Literal["linear", "polyphase"] = "linear"  # polyphase: with an anti-alias filter
     # Subjects: train (teacher), val, pair (bridge, no labels), test; or `all`, if split by time.
     splits: dict[Literal["train", "val", "pair", "test", "all"], Names]
     protocol: Literal["by_subject", "blocked_windows", "shuffled_windows"] = "by_subject"
     channels: dict[Modality, PositiveInt] = {}  # where not the backbone's default
-    picks: dict[Modality, Names] = {}  # own recordings: channels by modality, as files name them
+    picks: dict[Modality, Picks] = {}  # own recordings: channels by modality, as files name them
     classes: Names | None = None  # own recordings: the labels, in the order of their indices
     labels: Literal["valence", "arousal", "dominance"] | None = None  # of DREAMER
 
@@ -99,11 +101,16 @@ class Dataset(Section):
         seen: dict[str, str] = {}
         for split, subjects in self.splits.items():
             for subject in subjects:
-                if seen.setdefault(subject, split) != split:
+                if seen.setdefault(subject.strip().casefold(), split) != split:
                     raise ValueError(
                         f"splits: expected each subject in one split, "
-                        f"found {subject} in {seen[subject]} and {split}"
+                        f"found {subject} in {seen[subject.strip().casefold()]} and {split}"
                     )
+        if self.condition_per == "stretch" and self.protocol == "shuffled_windows":
+            raise ValueError(
+                "condition_per: expected recording or window, found stretch: shuffled windows "
+                "have no stretches"
+            )
         for modality, names in self.picks.items():
             if self.channels.get(modality, len(names)) != len(names):
                 raise ValueError(

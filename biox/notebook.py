@@ -35,6 +35,9 @@ class Run:
         return "-".join([item, *(re.sub(r"[^\w.]+", "_", part) for part in parts)])
 
 
+_OF_IPYTHON = re.compile(r"_+|_i{0,3}|_[iod]h|_i?\d+|_exit_code|__\w+__")
+"""Names that IPython and Python put into a page."""
+
 _TYPES = {"str": str, "int": int, "float": (int, float), "bool": bool, "list": list}
 
 
@@ -65,7 +68,9 @@ def load_parameters(notebook: str, namespace: Mapping[str, Any], section: str | 
     given = {
         name: value
         for name, value in namespace.items()
-        if isinstance(value, simple) and not name.startswith("_") and name not in ("In", "Out")
+        if isinstance(value, simple)
+        and not _OF_IPYTHON.fullmatch(name)
+        and name not in ("In", "Out")
     }
     for name, value in given.items():
         if name not in declared:

@@ -214,6 +214,7 @@ def load(**given):
     ("given", "message"),
     [
         ({"rnak": 8}, "page: unknown parameter 'rnak'"),
+        ({"_rank": 8, "_": 1, "_i3": "x", "_3": 1, "__name__": "x"}, "unknown parameter '_rank'"),
         ({"rank": "8"}, "parameter rank: expected int, found '8'"),
         ({"rank": True}, "parameter rank: expected int, found True"),
         ({"lr": "1e-4"}, "parameter lr: expected float, found '1e-4'"),

@@ -160,6 +160,7 @@ def test_a_hostile_pickle_is_refused_and_runs_nothing(call, tmp_path):
 def test_fog_takes_the_columns_of_the_patient_and_session(tmp_path):
     rows = 60
     table = np.tile(np.arange(61.0), (rows, 1)) + np.arange(rows)[:, None] / 100
+    table[:, 1] = np.arange(rows) / 500
     table[:, 60] = 0
     for session in ("001", "003", "008/OFF_1", "008/OFF_2", "009"):
         write_fog(tmp_path / "FilteredData", session, table=table)

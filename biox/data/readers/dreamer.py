@@ -38,6 +38,7 @@ THRESHOLD = 3
 
 EEG_CHANNELS = tuple("AF3 F7 F3 FC5 T7 P7 O1 O2 P8 T8 FC6 F4 F8 AF4".split())
 ECG_CHANNELS = ("ECG 1", "ECG 2")
+RATES = {"EEG": 128.0, "ECG": 256.0}  # where the file states none
 
 
 def subjects(folder: Path | str) -> list[str]:
@@ -54,9 +55,9 @@ def read(
 ) -> list[Recording]:
     """All clips of a subject: ``eeg`` [14, n] at 128 Hz and ``ecg`` [2, n] at 256 Hz.
 
-    The file states no units. EEG is taken as uV, which the Emotiv headset stores on a level of some
-    thousand uV; that level (the median of each channel and clip) is subtracted, since the
-    conditioning of EEG has no high-pass. ECG is in units of the sensor, ``a.u.``, as it is.
+    Rates and electrodes are as the file states them; it states no units. EEG is taken as uV, which
+    the Emotiv headset stores on a level of some thousand uV; that level (the median of each channel
+    and clip) is subtracted. ECG is in units of the sensor, ``a.u.``, as it is.
 
     The whole file is read for the first subject (some GB of memory) and kept for the next.
 
@@ -76,7 +77,7 @@ def read(
     ValueError
         A foreign or damaged file, a score that is no whole number from 1 to 5, an unknown channel.
     """
-    path, people = _people(folder)
+    path, people, rates, order = _people(folder)
     if subject not in subjects(folder):
         raise FileNotFoundError(f"{path}: expected subject {subject}, found 1 to {len(people)}")
     where, person = f"{path}, subject {subject}", people[int(subject) - 1]
@@ -94,9 +95,10 @@ def read(
         )
     recordings = []
     for i, score in enumerate(scores):
+        brain = _without_level(_clip(where, i, eeg[i], 14)[order])
         signals = {
-            "eeg": Signal(_without_level(_clip(where, i, eeg[i], 14)), 128.0, "uV", EEG_CHANNELS),
-            "ecg": Signal(_clip(where, i, ecg[i], 2), 256.0, "a.u.", ECG_CHANNELS),
+            "eeg": Signal(brain, rates[0], "uV", EEG_CHANNELS),
+            "ecg": Signal(_clip(where, i, ecg[i], 2), rates[1], "a.u.", ECG_CHANNELS),
         }
         for modality, names in (channels or {}).items():
             signals[modality] = _picked(modality, signals, names)
@@ -106,22 +108,33 @@ def read(
     return recordings
 
 
-def _people(folder: Path | str) -> tuple[Path, list]:
-    """The file, and MATLAB's structs of all subjects."""
+def _people(folder: Path | str) -> tuple[Path, list, list[float], list[int]]:
+    """The file, MATLAB's structs of all subjects, rates, and where each of `EEG_CHANNELS` is."""
     path = inside(folder, "DREAMER") / "DREAMER.mat"
     if not path.is_file():
         raise ABOUT.missing(folder)
-    return path, _load(path, path.stat().st_mtime_ns)
+    content = _load(path, path.stat().st_mtime_ns)
+    people = [cell[0, 0] for cell in content.Data.reshape(-1)]
+    rates = [np.squeeze(getattr(content, f"{x}_SamplingRate", RATES[x])).item() for x in RATES]
+    names = np.ravel(getattr(content, "EEG_Electrodes", np.array(EEG_CHANNELS)))
+    names = [str(np.squeeze(name)).strip().upper() for name in names]
+    wanted = [name.upper() for name in EEG_CHANNELS]
+    if sorted(names) != sorted(wanted) or not all(0 < rate < np.inf for rate in rates):
+        raise ValueError(
+            f"{path}: expected rates and the electrodes {wanted}, found {rates} Hz and {names}"
+        )
+    return path, people, rates, [names.index(name) for name in wanted]
 
 
 @lru_cache(maxsize=1)
-def _load(path: Path, changed: int) -> list:
+def _load(path: Path, changed: int):
     """Read once for all subjects, because MATLAB v5 has no parts; again if the file changed."""
     from scipy.io import loadmat
 
     try:
-        content = loadmat(path, variable_names=["DREAMER"], struct_as_record=False)
-        return [cell[0, 0] for cell in content["DREAMER"][0, 0].Data.reshape(-1)]
+        content = loadmat(path, variable_names=["DREAMER"], struct_as_record=False)["DREAMER"][0, 0]
+        assert [cell[0, 0] for cell in content.Data.reshape(-1)]
+        return content
     except Exception as error:  # a damaged file may fail in any way
         raise ValueError(
             f"{path}: expected a whole MATLAB v5 file with DREAMER.Data, found a truncated or "
