@@ -1,11 +1,17 @@
 """Pretraining of tiny backbones on simulated windows, so that they stand in for foundation models.
 
-Two tasks at once: predict what the simulator knows (heart rate, band powers, burst rate, ...) from
-every token of the last layer, and fill in hidden tokens. Task labels and states are no part of it.
-A third term can keep small what the last layer has in common for all windows.
+`pretrain` has two tasks at once: predict what the simulator knows (heart rate, band powers, burst
+rate, ...) from every token of the last layer, and fill in hidden tokens. Task labels and states are
+no part of it. A third term can keep small what the last layer has in common for all windows.
+
+`pretrain_masked` knows no parameters: it hides patches within leads and whole leads of the signal,
+and reconstructs them (arXiv 2512.15250; the loop follows CBraMod's, wjq-learning/CBraMod b9e9610).
 """
 
-from collections.abc import Mapping, Sequence
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -168,6 +174,258 @@ def pretrain(
     return curve, r2.numpy()
 
 
-def _batches(n: int, batch: int) -> list[Tensor]:
+def _batches(n: int, batch: int, generator: torch.Generator | None = None) -> list[Tensor]:
     """Random batches of 0..n-1, whole ones only."""
-    return list(torch.randperm(n)[: n // batch * batch].split(batch)) if n >= batch else []
+    order = torch.randperm(n, generator=generator)
+    return list(order[: n // batch * batch].split(batch)) if n >= batch else []
+
+
+# --- dual masking ---------------------------------------------------------------------------------
+
+
+def dual_mask(
+    n: int,
+    leads: int,
+    patches: int,
+    *,
+    intra: float,
+    inter: float,
+    mix: float,
+    generator: torch.Generator,
+) -> Tensor:
+    """Draw which patches of each window are hidden: bool [n, leads, patches].
+
+    Intra-lead windows hide the share `intra` of the patches of every lead, each lead its own;
+    inter-lead windows hide the share `inter` of the leads, all of their patches. Numbers of hidden
+    patches and leads are exact, at least one, and one lead at least is seen.
+
+    Parameters
+    ----------
+    n, leads, patches : int
+    intra, inter : float
+        In (0, 1).
+    mix : float
+        Probability that a window is masked inter-lead: 0 intra alone, 1 inter alone.
+    generator : torch.Generator
+    """
+
+    def ranks(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=generator).argsort(-1).argsort(-1)
+
+    within = ranks(n, leads, patches) < max(1, round(intra * patches))
+    whole = ranks(n, leads) < min(max(1, round(inter * leads)), leads - 1)
+    across = torch.rand(n, generator=generator) < mix
+    return torch.where(across[:, None, None], whole[..., None], within)
+
+
+class MaskedModel(nn.Module):
+    """A backbone that reads a window without its hidden patches, and a layer that restores them.
+
+    Hidden patches are zeros before anything reads the window: the backbone's convolutions and its
+    spectrum see nothing of them. CBraMod's mask token is zeros, too.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        With one token for each lead and patch, such as CBraMod.
+    """
+
+    def __init__(self, backbone: Backbone):
+        super().__init__()
+        tokens, features = backbone.token_shape(backbone.n_layers)
+        self.backbone = backbone
+        self.leads = backbone.input_spec.channels
+        self.patches = tokens // self.leads
+        self.patch = backbone.input_spec.samples // self.patches
+        assert tokens * self.patch == self.leads * backbone.input_spec.samples
+        self.proj_out = nn.Linear(features, self.patch)
+
+    def patched(self, x: Tensor) -> Tensor:
+        """Windows [n, leads, samples] as patches [n, leads, patches, samples of a patch]."""
+        return x.unflatten(2, (self.patches, self.patch))
+
+    def forward(self, x: Tensor, hidden: Tensor) -> Tensor:
+        """Reconstruct all patches [n, leads, patches, samples of a patch] from those not hidden."""
+        seen = self.patched(x).masked_fill(hidden[..., None], 0.0).flatten(2)
+        return self.proj_out(self.backbone(seen)).unflatten(1, (self.leads, self.patches))
+
+    def loss(self, x: Tensor, hidden: Tensor) -> Tensor:
+        """Mean squared error of the hidden patches alone."""
+        return (self(x, hidden) - self.patched(x))[hidden].square().mean()
+
+
+def warmup_cosine(step: int, steps: int, warmup: float, end: float = 0.02) -> float:
+    """Factor of the learning rate: up to 1 in the share `warmup` of the steps, then a cosine.
+
+    It ends at `end`; CBraMod goes from 5e-4 to 1e-5, a fiftieth.
+    """
+    rising = warmup * steps
+    if step < rising:
+        return (step + 1) / math.ceil(rising)
+    share = (step - rising) / max(1, steps - 1 - rising)
+    return end + (1 - end) * (1 + math.cos(math.pi * min(1, share))) / 2
+
+
+def pretrain_masked(
+    model: MaskedModel,
+    x: Tensor,
+    *,
+    intra: float,
+    inter: float,
+    mix: float,
+    epochs: int,
+    batch: int,
+    lr: float,
+    warmup: float,
+    weight_decay: float,
+    seed: int,
+    device: str = "cpu",
+    checkpoint: Path | str | None = None,
+    on_epoch: Callable[[Backbone], Mapping[str, float]] | None = None,
+) -> list[dict[str, float]]:
+    """Pretrain in place by reconstruction of what `dual_mask` hides; AdamW, gradients clipped at 1.
+
+    Parameters
+    ----------
+    model : MaskedModel
+    x : Tensor, [n, leads, samples]
+        Windows; the first tenth is held out.
+    intra, inter, mix : float
+        See `dual_mask`.
+    epochs, batch : int
+    lr, warmup, weight_decay : float
+        Peak learning rate and share of the steps up to it, see `warmup_cosine`; of AdamW.
+    seed : int
+        Of masks and batches. Weights start as they are.
+    device : str
+        On ``cuda`` in mixed precision (bfloat16).
+    checkpoint : path, optional
+        Written after each epoch. If it exists, training goes on from there, to the same weights.
+    on_epoch : callable, optional
+        Called with the backbone, in evaluation mode, before training and after each epoch; what it
+        returns is added to the history.
+
+    Returns
+    -------
+    list of dict
+        One for each epoch, from 0 (before training): ``epoch``, ``train`` (NaN in epoch 0), and on
+        held-out windows ``intra`` and ``inter``, the errors under either mask.
+
+    Raises
+    ------
+    ValueError
+        Fewer windows than a batch, or the checkpoint is damaged or of another training.
+    FloatingPointError
+        The loss is not finite.
+    """
+    options = dict(intra=intra, inter=inter, mix=mix, epochs=epochs, batch=batch, lr=lr)
+    options |= dict(warmup=warmup, weight_decay=weight_decay, seed=seed, n=len(x))
+    options["data"] = float(x.double().square().sum())
+    generator, n_held = torch.Generator().manual_seed(seed), len(x) // 10
+    model.to(device).requires_grad_(True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
+    history = _resume(checkpoint, options, model, optimizer, generator)
+    per_epoch = (len(x) - n_held) // batch
+    if per_epoch == 0:
+        raise ValueError(
+            f"pretrain_masked: expected more windows than a batch of {batch}, found {len(x)}"
+        )
+    shape, ratios = (model.leads, model.patches), {"intra": intra, "inter": inter}
+    for epoch in trange(len(history), epochs + 1, desc="masked pretraining", disable=None):
+        model.train()
+        losses = []
+        for i, rows in enumerate(_batches(len(x) - n_held, batch, generator) if epoch else []):
+            step = (epoch - 1) * per_epoch + i
+            for group in optimizer.param_groups:
+                group["lr"] = lr * warmup_cosine(step, epochs * per_epoch, warmup)
+            hidden = dual_mask(len(rows), *shape, **ratios, mix=mix, generator=generator)
+            with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+                loss = model.loss(x[n_held + rows].to(device), hidden.to(device))
+            if not torch.isfinite(loss):
+                raise FloatingPointError(
+                    f"masked pretraining: expected a finite loss, found {loss.item()} in epoch "
+                    f"{epoch} at learning rate {lr}"
+                )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            losses.append(loss.item())
+        model.eval()
+        row = {"epoch": epoch, "train": float(np.mean(losses)) if losses else float("nan")}
+        for name, of in (("intra", 0.0), ("inter", 1.0)):
+            row[name] = reconstruction_error(model, x[:n_held], **ratios, mix=of, device=device)
+        history.append(row | dict(on_epoch(model.backbone) if on_epoch else {}))
+        if checkpoint is not None:
+            _keep(Path(checkpoint), options, model, optimizer, generator, history)
+    model.eval().requires_grad_(False).to("cpu")
+    return history
+
+
+@torch.no_grad()
+def reconstruction_error(
+    model: MaskedModel, x: Tensor, *, intra: float, inter: float, mix: float, device: str = "cpu"
+) -> float:
+    """Mean squared error of hidden patches, under the same masks whenever it is called."""
+    generator, errors = torch.Generator().manual_seed(0), []
+    for part in x.split(64):
+        hidden = dual_mask(
+            len(part), model.leads, model.patches,
+            intra=intra, inter=inter, mix=mix, generator=generator,
+        )  # fmt: skip
+        loss = model.loss(part.to(device), hidden.to(device))
+        errors.append((loss.item(), int(hidden.sum())))
+    values, counts = np.array(errors).T
+    return float((values * counts).sum() / counts.sum())
+
+
+def _resume(
+    checkpoint: Path | str | None,
+    options: Mapping[str, float],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+) -> list[dict[str, float]]:
+    """Load what `_keep` wrote, if it did, and return the history so far."""
+    if checkpoint is None or not Path(checkpoint).is_file():
+        return []
+    try:
+        kept = torch.load(checkpoint, weights_only=True)
+        found = kept["options"]
+    except Exception as error:  # a damaged file may fail in any way
+        raise ValueError(
+            f"{checkpoint}: expected a checkpoint of masked pretraining, found a damaged or "
+            f"foreign file ({type(error).__name__}); delete it to begin anew"
+        ) from None
+    other = [name for name in options if found.get(name) != options[name]]
+    if other:
+        name = other[0]
+        raise ValueError(
+            f"{checkpoint}: expected a checkpoint of this training ({name} {options[name]}), found "
+            f"another one ({name} {found.get(name)}); delete it to begin anew"
+        )
+    model.load_state_dict(kept["model"])
+    optimizer.load_state_dict(kept["optimizer"])
+    generator.set_state(kept["generator"])
+    return list(kept["history"])
+
+
+def _keep(
+    checkpoint: Path,
+    options: Mapping[str, float],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+    history: Sequence[Mapping[str, float]],
+) -> None:
+    """Write all that the next epoch depends on; an older file is replaced by a whole new one."""
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    part = checkpoint.with_name(f"{checkpoint.name}.part")
+    content = {
+        "options": dict(options),
+        "history": list(history),
+        "generator": generator.get_state(),
+    }
+    content |= {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save(content, part)
+    os.replace(part, checkpoint)

@@ -93,6 +93,17 @@ def eeg_labram(signal: Signal, spec: InputSpec, resample: Resampler) -> np.ndarr
     return resample(signal.values, signal.rate, spec.rate) * factor
 
 
+def ecg_cbramod(signal: Signal, spec: InputSpec, resample: Resampler) -> np.ndarray:
+    """The model's rate, zero-phase band-pass 0.5-40 Hz, in standard deviations of all leads.
+
+    One scale for all leads keeps their proportions, and with them the axis and the relations
+    between leads.
+    """
+    x = resample(signal.values, signal.rate, spec.rate)
+    sos = scipy.signal.butter(2, [0.5, 40], "bandpass", fs=spec.rate, output="sos")
+    return standardise(scipy.signal.sosfiltfilt(sos, x, axis=1).reshape(1, -1)).reshape(x.shape)
+
+
 def emg_normwear(signal: Signal, spec: InputSpec, resample: Resampler) -> np.ndarray:
     """The model's rate, then z-score; the scalogram is taken in the model's stem."""
     return standardise(resample(signal.values, signal.rate, spec.rate))
@@ -105,6 +116,7 @@ RECIPES: dict[str, Callable[[Signal, InputSpec, Resampler], np.ndarray]] = {
     "emg_normwear": emg_normwear,
     "ecg_ecgfm": emg_normwear,  # rate and z-score, no filter (fairseq-signals, preprocess/ecg)
     "eeg_cbramod": eeg_labram,  # rate and unit
+    "ecg_cbramod": ecg_cbramod,
 }
 
 
