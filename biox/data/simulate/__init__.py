@@ -23,8 +23,8 @@ from tqdm import tqdm
 from biox.data.simulate import dreamer, fog, isruc, wesad
 
 SIMULATORS = {"wesad": wesad, "fog": fog, "isruc": isruc, "dreamer": dreamer}
-"""Modules with ``SUBJECTS`` and ``write(folder, seed, subject, length, effect)``; DREAMER, one file,
-has ``person(seed, subject, length, effect)`` and ``write_all(folder, people)`` instead."""
+"""Modules with ``SUBJECTS`` and ``write(folder, seed, subject, length, effect)``; for one file of
+all subjects, ``person(seed, subject, length, effect)`` and ``write_all(folder, people)``."""
 
 
 def simulate(
