@@ -1,9 +1,8 @@
 """Fusion of an ECG and an EEG encoder: pooled embeddings side by side, one small head.
 
-The second system (Ghallab et al., arXiv 2512.15250, in our words): each encoder's last layer is
-averaged over tokens, the averages are concatenated, and a linear layer or one with a hidden layer
-reads them. A frozen encoder is represented by its cached embeddings; one that is fine-tuned is a
-part of the model. A modality that is missing is zero, which after scaling is the training mean.
+The second system (Ghallab et al., arXiv 2512.15250): each encoder's last layer is averaged over
+tokens, and a linear layer, or one with a hidden layer, reads all averages. A frozen encoder is
+represented by its cached embeddings. A missing modality is zero, after scaling the training mean.
 """
 
 from __future__ import annotations
@@ -124,13 +123,10 @@ def train_fusion(
     model : FusionModel
         Trained in place; its scaling is set to that of `inputs` first.
     inputs : mapping of str to Tensor
-        Embeddings or windows by modality, as `FusionModel.forward` reads them.
+        As `FusionModel.forward` reads them.
     y : ndarray of int, [n]
-    epochs, batch : int
-    lr, encoder_lr : float
-        Of AdamW, for the head and for the encoders.
-    weight_decay : float
-        Of the head and the encoders.
+    epochs, batch, lr, weight_decay, encoder_lr
+        Of AdamW; the encoders have a learning rate of their own.
     modality_dropout : float
         Share of the windows that lose one modality, others in each epoch.
     seed : int

@@ -244,6 +244,10 @@ class MaskedModel(nn.Module):
         """Windows [n, leads, samples] as patches [n, leads, patches, samples of a patch]."""
         return x.unflatten(2, (self.patches, self.patch))
 
+    def draw_hidden(self, n: int, **options) -> Tensor:
+        """Draw a `dual_mask` for n windows."""
+        return dual_mask(n, self.leads, self.patches, **options)
+
     def forward(self, x: Tensor, hidden: Tensor) -> Tensor:
         """Reconstruct all patches [n, leads, patches, samples of a patch] from those not hidden."""
         seen = self.patched(x).masked_fill(hidden[..., None], 0.0).flatten(2)
@@ -292,9 +296,8 @@ def pretrain_masked(
         Windows; the first tenth is held out.
     intra, inter, mix : float
         See `dual_mask`.
-    epochs, batch : int
-    lr, warmup, weight_decay : float
-        Peak learning rate and share of the steps up to it, see `warmup_cosine`; of AdamW.
+    epochs, batch, lr, warmup, weight_decay
+        Of AdamW; `lr` is the peak of `warmup_cosine`.
     seed : int
         Of masks and batches. Weights start as they are.
     device : str
@@ -318,27 +321,31 @@ def pretrain_masked(
     FloatingPointError
         The loss is not finite.
     """
-    options = dict(intra=intra, inter=inter, mix=mix, epochs=epochs, batch=batch, lr=lr)
-    options |= dict(warmup=warmup, weight_decay=weight_decay, seed=seed, n=len(x))
-    options["data"] = float(x.double().square().sum())
+    ratios, options = {"intra": intra, "inter": inter}, dict(mix=mix, epochs=epochs, batch=batch)
+    options |= ratios | dict(lr=lr, warmup=warmup, weight_decay=weight_decay, seed=seed)
+    options["data"] = [*x.shape, float(x.double().square().sum())]
     generator, n_held = torch.Generator().manual_seed(seed), len(x) // 10
-    model.to(device).requires_grad_(True)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
-    history = _resume(checkpoint, options, model, optimizer, generator)
     per_epoch = (len(x) - n_held) // batch
     if per_epoch == 0:
         raise ValueError(
             f"pretrain_masked: expected more windows than a batch of {batch}, found {len(x)}"
         )
-    shape, ratios = (model.leads, model.patches), {"intra": intra, "inter": inter}
+    model.to(device).requires_grad_(True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
+    history: list[dict[str, float]] = []
+    if checkpoint is not None and Path(checkpoint).is_file():
+        kept = _checkpoint(checkpoint, options)
+        model.load_state_dict(kept["model"])
+        optimizer.load_state_dict(kept["optimizer"])
+        generator.set_state(kept["generator"])
+        history = kept["history"]
     for epoch in trange(len(history), epochs + 1, desc="masked pretraining", disable=None):
         model.train()
         losses = []
         for i, rows in enumerate(_batches(len(x) - n_held, batch, generator) if epoch else []):
-            step = (epoch - 1) * per_epoch + i
-            for group in optimizer.param_groups:
-                group["lr"] = lr * warmup_cosine(step, epochs * per_epoch, warmup)
-            hidden = dual_mask(len(rows), *shape, **ratios, mix=mix, generator=generator)
+            factor = warmup_cosine((epoch - 1) * per_epoch + i, epochs * per_epoch, warmup)
+            optimizer.param_groups[0]["lr"] = lr * factor
+            hidden = model.draw_hidden(len(rows), **ratios, mix=mix, generator=generator)
             with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
                 loss = model.loss(x[n_held + rows].to(device), hidden.to(device))
             if not torch.isfinite(loss):
@@ -354,78 +361,47 @@ def pretrain_masked(
         model.eval()
         row = {"epoch": epoch, "train": float(np.mean(losses)) if losses else float("nan")}
         for name, of in (("intra", 0.0), ("inter", 1.0)):
-            row[name] = reconstruction_error(model, x[:n_held], **ratios, mix=of, device=device)
+            row[name] = reconstruction_error(model, x[:n_held].to(device), **ratios, mix=of)
         history.append(row | dict(on_epoch(model.backbone) if on_epoch else {}))
         if checkpoint is not None:
-            _keep(Path(checkpoint), options, model, optimizer, generator, history)
+            state = {"options": options, "history": history, "generator": generator.get_state()}
+            state |= {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            Path(checkpoint).parent.mkdir(parents=True, exist_ok=True)
+            torch.save(state, part := Path(f"{checkpoint}.part"))
+            os.replace(part, checkpoint)  # an older one is replaced by a whole new one
     model.eval().requires_grad_(False).to("cpu")
     return history
 
 
 @torch.no_grad()
 def reconstruction_error(
-    model: MaskedModel, x: Tensor, *, intra: float, inter: float, mix: float, device: str = "cpu"
+    model: MaskedModel, x: Tensor, *, intra: float, inter: float, mix: float
 ) -> float:
     """Mean squared error of hidden patches, under the same masks whenever it is called."""
-    generator, errors = torch.Generator().manual_seed(0), []
+    generator, total, count = torch.Generator().manual_seed(0), 0.0, 0
     for part in x.split(64):
-        hidden = dual_mask(
-            len(part), model.leads, model.patches,
-            intra=intra, inter=inter, mix=mix, generator=generator,
-        )  # fmt: skip
-        loss = model.loss(part.to(device), hidden.to(device))
-        errors.append((loss.item(), int(hidden.sum())))
-    values, counts = np.array(errors).T
-    return float((values * counts).sum() / counts.sum())
+        hidden = model.draw_hidden(
+            len(part), intra=intra, inter=inter, mix=mix, generator=generator
+        )
+        total += model.loss(part, hidden.to(x.device)).item() * int(hidden.sum())
+        count += int(hidden.sum())
+    return total / count
 
 
-def _resume(
-    checkpoint: Path | str | None,
-    options: Mapping[str, float],
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    generator: torch.Generator,
-) -> list[dict[str, float]]:
-    """Load what `_keep` wrote, if it did, and return the history so far."""
-    if checkpoint is None or not Path(checkpoint).is_file():
-        return []
+def _checkpoint(path: Path | str, options: Mapping[str, object]) -> dict:
+    """Read what `pretrain_masked` wrote after an epoch, if it was with the same options."""
     try:
-        kept = torch.load(checkpoint, weights_only=True)
-        found = kept["options"]
+        kept = torch.load(path, weights_only=True)
+        other = [name for name in options if kept["options"][name] != options[name]]
     except Exception as error:  # a damaged file may fail in any way
         raise ValueError(
-            f"{checkpoint}: expected a checkpoint of masked pretraining, found a damaged or "
+            f"{path}: expected a checkpoint of masked pretraining, found a damaged or "
             f"foreign file ({type(error).__name__}); delete it to begin anew"
         ) from None
-    other = [name for name in options if found.get(name) != options[name]]
     if other:
         name = other[0]
         raise ValueError(
-            f"{checkpoint}: expected a checkpoint of this training ({name} {options[name]}), found "
-            f"another one ({name} {found.get(name)}); delete it to begin anew"
+            f"{path}: expected a checkpoint of this training ({name} {options[name]}), found "
+            f"another one ({name} {kept['options'][name]}); delete it to begin anew"
         )
-    model.load_state_dict(kept["model"])
-    optimizer.load_state_dict(kept["optimizer"])
-    generator.set_state(kept["generator"])
-    return list(kept["history"])
-
-
-def _keep(
-    checkpoint: Path,
-    options: Mapping[str, float],
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    generator: torch.Generator,
-    history: Sequence[Mapping[str, float]],
-) -> None:
-    """Write all that the next epoch depends on; an older file is replaced by a whole new one."""
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    part = checkpoint.with_name(f"{checkpoint.name}.part")
-    content = {
-        "options": dict(options),
-        "history": list(history),
-        "generator": generator.get_state(),
-    }
-    content |= {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-    torch.save(content, part)
-    os.replace(part, checkpoint)
+    return kept

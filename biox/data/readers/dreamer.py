@@ -113,7 +113,7 @@ def read(
             f"{TARGETS[target]} ({error})"
         ) from None
     counts = {f"{m}.{part}": len(x) for (m, part), x in clips.items()}
-    sound = len(scores) > 0 and set(counts.values()) == {len(scores)}
+    sound = {len(scores)} == set(counts.values()) != {0}
     if not sound or not np.isin(scores, [1, 2, 3, 4, 5]).all():
         raise ValueError(
             f"{where}: expected one score from 1 to 5 and both signals a clip, found scores "

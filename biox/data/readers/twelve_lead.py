@@ -1,17 +1,14 @@
 """Twelve-lead ECG: any folder of WFDB (``.hea``) or EDF records, for pretraining.
 
-Leads are found by the names in each file, in whatever order, and come out in the order of `LEADS`.
-Nothing is assumed that the file can state: rate, unit and gain are the header's. Layouts that this
-was written for, and tested on files made in them:
+Leads are found by the names in each file, in whatever order, and come out in the order of `LEADS`;
+rate, unit and gain are the header's. Layouts that this was written for:
 
 PTB-XL
-    ``records500/00000/00001_hr.hea`` and ``.dat`` (16 bit, 10 s at 500 Hz; ``records100`` at
-    100 Hz), leads ``I II III AVR AVL AVF V1 ... V6`` in mV. ``ptbxl_database.csv`` names the
-    ``patient_id`` of each ``filename_hr`` and ``filename_lr``; a patient may have several records.
+    ``records500/00000/00001_hr.hea`` and ``.dat`` (500 Hz; ``records100``: 100 Hz), leads ``I II
+    III AVR AVL AVF V1 ... V6``; ``ptbxl_database.csv`` names the ``patient_id`` of each file.
 CODE-15%
-    Published as HDF5; the scripts of the George B. Moody Challenge 2025 write it as WFDB, one
-    record an exam, 400 Hz. In its papers the limb leads are ``DI DII DIII``. ``exams.csv`` names
-    the ``patient_id`` of each ``exam_id``.
+    Published as HDF5; scripts of the George B. Moody Challenge 2025 write it as WFDB, one record an
+    exam, 400 Hz. Limb leads may be ``DI DII DIII``. ``exams.csv`` names each exam's ``patient_id``.
 
 Without such a table each record counts as a subject of its own.
 """
@@ -157,12 +154,11 @@ def _records(folder: Path) -> dict[Path, str]:
     if not paths:
         raise ABOUT.missing(folder)
     paths = sorted(paths, key=lambda path: natural(path.as_posix()))
-    patients = _patients(folder)
-    named = [path.relative_to(folder).with_suffix("").as_posix() for path in paths]
-    return {
-        path: patients.get(name, patients.get(path.stem, name))
-        for path, name in zip(paths, named, strict=True)
-    }
+    patients, names = _patients(folder), {}
+    for path in paths:
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        names[path] = patients.get(name, patients.get(path.stem, name))
+    return names
 
 
 def _patients(folder: Path) -> dict[str, str]:
@@ -174,12 +170,9 @@ def _patients(folder: Path) -> dict[str, str]:
         if not path.is_file():
             continue
         table = pd.read_csv(path, dtype=str)
-        missing = {"patient_id", *columns} - set(table)
-        if missing:
-            raise ValueError(
-                f"{path}: expected the columns patient_id, {', '.join(columns)}, found no "
-                f"{', '.join(sorted(missing))}"
-            )
+        if not {"patient_id", *columns} <= set(table):
+            expected = ", ".join(("patient_id", *columns))
+            raise ValueError(f"{path}: expected the columns {expected}, found {', '.join(table)}")
         patients = table["patient_id"].str.removesuffix(".0")  # PTB-XL writes 15709.0
         for column in columns:
             found |= dict(zip(table[column], patients, strict=True))

@@ -110,34 +110,27 @@ def person(seed: int, subject: str, length: float = 1.0, effect: float = 1.0) ->
     return found | {name: values[:, None] for name, values in named}
 
 
-def _cell(items: list) -> np.ndarray:
-    """A MATLAB cell array, [n, 1]."""
-    cell = np.empty((len(items), 1), dtype=object)
-    cell[:, 0] = items
-    return cell
-
-
 def write_all(folder: Path, people: list[dict]) -> list[Path]:
     """Write ``DREAMER.mat``: one file for all subjects, nested as its authors do."""
     from scipy.io import savemat
 
-    nested = [
-        {
-            key: {part: _cell(clips) for part, clips in value.items()}
+    def cell(items: list) -> np.ndarray:
+        made = np.empty((len(items), 1), dtype=object)
+        made[:, 0] = items
+        return made
+
+    def nested(one: dict) -> dict:
+        return {
+            key: {part: cell(clips) for part, clips in value.items()}
             if isinstance(value, dict)
             else value
             for key, value in one.items()
         }
-        for one in people
-    ]
-    content = {
-        "Data": _cell(nested).T,
-        "EEG_SamplingRate": RATES["EEG"],
-        "ECG_SamplingRate": RATES["ECG"],
-        "EEG_Electrodes": _cell(list(EEG_CHANNELS)).T,
-        "noOfSubjects": float(len(people)),
-        "noOfVideoSequences": float(CLIPS),
-    }
+
+    content = {f"{device}_SamplingRate": rate for device, rate in RATES.items()}
+    content |= {"noOfSubjects": float(len(people)), "noOfVideoSequences": float(CLIPS)}
+    content |= {"EEG_Electrodes": cell(list(EEG_CHANNELS)).T}
+    content |= {"Data": cell(list(map(nested, people))).T}
     path = folder / "DREAMER.mat"
     folder.mkdir(parents=True, exist_ok=True)
     savemat(path, {"DREAMER": content})

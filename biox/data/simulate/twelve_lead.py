@@ -32,14 +32,13 @@ LEAD_VECTORS = np.concatenate([
 """[9, 3]; limb electrodes at the corners of Einthoven's triangle."""
 
 
-def _lead_matrix() -> np.ndarray:
-    """[12, 9]: leads from potentials of electrodes."""
-    ra, la, ll, *chest = np.eye(len(ELECTRODES))
-    limb = [la - ra, ll - ra, ll - la, ra - (la + ll) / 2, la - (ra + ll) / 2, ll - (ra + la) / 2]
-    return np.stack(limb + [v - (ra + la + ll) / 3 for v in chest])
-
-
-LEAD_MATRIX = _lead_matrix()
+_RA, _LA, _LL, *_CHEST = np.eye(len(ELECTRODES))
+LEAD_MATRIX = np.stack([
+    _LA - _RA, _LL - _RA, _LL - _LA,
+    _RA - (_LA + _LL) / 2, _LA - (_RA + _LL) / 2, _LL - (_RA + _LA) / 2,
+    *(v - (_RA + _LA + _LL) / 3 for v in _CHEST),
+])  # fmt: skip
+"""[12, 9]: leads from potentials of electrodes."""
 
 
 def draw_beats(rng: Generator, seconds: float) -> tuple[np.ndarray, phys.Beats, int]:
@@ -62,12 +61,6 @@ def draw_beats(rng: Generator, seconds: float) -> tuple[np.ndarray, phys.Beats, 
     if rhythm == 2 and not beats.ectopic[inside].any():
         rhythm = 0
     return resp, beats, int(rhythm)
-
-
-def draw_axis(rng: Generator) -> float:
-    """Frontal axis of the QRS in degrees, normal in half of the people."""
-    low, high = [(-30, 90), (-90, -30), (90, 180)][rng.choice(3, p=[0.5, 0.25, 0.25])]
-    return rng.uniform(low, high)
 
 
 def heart_vectors(
@@ -103,33 +96,22 @@ def heart_vectors(
     return replace(shape, width=width, center=center), vectors
 
 
-def potentials(
-    beats: phys.Beats,
-    n: int,
-    rate: float,
-    shape: phys.EcgShape,
-    vectors: np.ndarray,
-    resp: phys.Track = 0.0,
-) -> np.ndarray:
-    """Heart vector over time, [3, n] in mV: each wave's time course times its vector."""
-    waves = np.eye(len(phys.WAVES))
-    courses = [phys.ecg(beats, n, rate, replace(shape, amplitude=one), resp) for one in waves]
-    return vectors @ np.stack(courses)
-
-
 def window(rng: Generator, seconds: float, rate: float, channels: int) -> tuple:
     """One window of all leads in mV, [12, samples], and what is known about it."""
     assert channels == len(LEADS)
     n, grid = round(seconds * rate), int(seconds * CONTROL) + 2
     resp, beats, rhythm = draw_beats(rng, seconds)
-    axis, conduction = draw_axis(rng), int(rng.choice(3, p=[0.6, 0.2, 0.2]))
+    ends = [(-30, 90), (-90, -30), (90, 180)][rng.choice(3, p=[0.5, 0.25, 0.25])]
+    axis, conduction = rng.uniform(*ends), int(rng.choice(3, p=[0.6, 0.2, 0.2]))
     shape, vectors = heart_vectors(rng, phys.EcgShape.draw(rng), axis, conduction)
     if rhythm == 1:
         vectors[:, 0] = 0  # no P wave, but fibrillating atria
-    heart = potentials(beats, n, rate, shape, vectors, resp)
+    waves = np.eye(len(phys.WAVES))  # each wave's time course times its vector
+    courses = [phys.ecg(beats, n, rate, replace(shape, amplitude=one), resp) for one in waves]
+    heart = vectors @ np.stack(courses)
     if rhythm == 1:
-        waves = rng.uniform(0.02, 0.08) * phys.band_noise(rng, n, rate, 4, 8)
-        heart += np.array([[0.2], [0.5], [0.8]]) * waves
+        quiver = rng.uniform(0.02, 0.08) * phys.band_noise(rng, n, rate, 4, 8)
+        heart += np.array([[0.2], [0.5], [0.8]]) * quiver
     people = LEAD_VECTORS * rng.lognormal(0, 0.1, (len(ELECTRODES), 1))
     people = people + rng.normal(0, 0.06, LEAD_VECTORS.shape)
     at_electrodes = people @ heart
