@@ -145,11 +145,11 @@ def test_the_learning_rate_rises_and_falls_as_a_cosine():
 
 
 def test_it_learns_to_restore_a_lead_from_the_others():
-    x, masked = ecg(200), model()
-    history = pretrain_masked(masked, x, **HOW | dict(epochs=12, batch=8, lr=5e-3))
-    held = x[:20]
-    assert [row["epoch"] for row in history] == list(range(13))
-    assert history[-1]["inter"] < 0.8 * held.square().mean()
+    x, masked = ecg(120), model()
+    history = pretrain_masked(masked, x, **HOW | dict(epochs=8, batch=6, lr=5e-3))
+    held = x[:12]
+    assert [row["epoch"] for row in history] == list(range(9))
+    assert history[-1]["inter"] < 0.9 * held.square().mean()
     assert history[-1]["inter"] == reconstruction_error(masked, held, **RATIOS, mix=1.0)
     assert not masked.training and not any(p.requires_grad for p in masked.parameters())
 

@@ -94,7 +94,7 @@ def test_conditioning_keeps_the_relations_between_leads(twelve):
     x = condition(signal, SPEC).values
     assert x.shape == (12, 2000)
     assert x.std() == pytest.approx(1, rel=1e-6) and abs(x.mean()) < 1e-6
-    np.testing.assert_allclose(x[2:6], relations(x), atol=1e-9)
+    np.testing.assert_allclose(x[2:6], relations(x), atol=1e-5)
     for scaled in (condition(Signal(1000 * signal.values, 250.0, "a.u.", LEADS), SPEC).values,):
         np.testing.assert_allclose(scaled, x, atol=1e-9)
 
@@ -152,7 +152,7 @@ def test_code_15_is_read_as_the_challenge_writes_it(ecg, tmp_path):
     (tmp_path / "exams.csv").write_text("exam,patient\n1,2\n")
     reader._records.cache_clear()
     with pytest.raises(
-        ValueError, match="exams.csv: expected the columns patient_id, exam_id, found no"
+        ValueError, match="exams.csv: expected the columns patient_id, exam_id, found exam, patient"
     ):
         reader.subjects(tmp_path)
 

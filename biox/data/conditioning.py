@@ -101,7 +101,9 @@ def ecg_cbramod(signal: Signal, spec: InputSpec, resample: Resampler) -> np.ndar
     """
     x = resample(signal.values, signal.rate, spec.rate)
     sos = scipy.signal.butter(2, [0.5, 40], "bandpass", fs=spec.rate, output="sos")
-    return standardise(scipy.signal.sosfiltfilt(sos, x, axis=1).reshape(1, -1)).reshape(x.shape)
+    x = scipy.signal.sosfiltfilt(sos, x, axis=1)
+    x = x - x.mean(axis=1, keepdims=True)
+    return standardise(x.reshape(1, -1)).reshape(x.shape)
 
 
 def emg_normwear(signal: Signal, spec: InputSpec, resample: Resampler) -> np.ndarray:
