@@ -16,15 +16,15 @@ from torch.nn import functional as F
 
 from biox.backbones import build, load, save
 from biox.backbones.pretraining import (
+    DualMask,
     MaskedModel,
-    dual_mask,
     pretrain_masked,
     reconstruction_error,
     warmup_cosine,
 )
 
-RATIOS = dict(intra=0.5, inter=0.34)
-HOW = dict(**RATIOS, mix=0.5, epochs=3, batch=4, lr=2e-3, warmup=0.2, weight_decay=0.05, seed=0)
+MASK = DualMask(intra=0.5, inter=0.34, mix=0.5)
+HOW = dict(mask=MASK, epochs=3, batch=4, lr=2e-3, warmup=0.2, weight_decay=0.05, seed=0)
 
 
 def generator(seed=0):
@@ -59,10 +59,10 @@ def ecg(n=20, leads=3, seconds=2):
 def test_masks_hide_the_share_asked_for_within_leads_or_whole_leads(
     leads, patches, intra, inter, mix, seed
 ):
-    options = dict(intra=intra, inter=inter, mix=mix)
-    hidden = dual_mask(8, leads, patches, **options, generator=generator(seed))
+    mask = DualMask(intra, inter, mix)
+    hidden = mask.draw(8, leads, patches, generator(seed))
     assert hidden.shape == (8, leads, patches) and hidden.dtype == torch.bool
-    again = dual_mask(8, leads, patches, **options, generator=generator(seed))
+    again = mask.draw(8, leads, patches, generator(seed))
     assert torch.equal(hidden, again)
     counts = hidden.sum(-1)
     within = (counts == max(1, round(intra * patches))).all(1)
@@ -74,7 +74,7 @@ def test_masks_hide_the_share_asked_for_within_leads_or_whole_leads(
 
 
 def test_every_patch_and_lead_is_hidden_alike_and_leads_differ():
-    hidden = dual_mask(4000, 4, 5, intra=0.4, inter=0.5, mix=0.5, generator=generator())
+    hidden = DualMask(0.4, 0.5, 0.5).draw(4000, 4, 5, generator())
     whole = (hidden.float().mean(-1) % 1 == 0).all(1)
     assert whole.float().mean().item() == pytest.approx(0.5, abs=0.05)
     torch.testing.assert_close(
@@ -93,7 +93,7 @@ def test_every_patch_and_lead_is_hidden_alike_and_leads_differ():
 def test_nothing_of_a_hidden_patch_is_seen(mix):
     """Neither by the convolutions nor by the spectrum: the output does not depend on it at all."""
     masked, x = model().eval(), ecg(4)
-    hidden = dual_mask(4, 3, 2, **RATIOS, mix=mix, generator=generator())
+    hidden = MASK._replace(mix=mix).draw(4, 3, 2, generator())
     other = masked.patched(x).clone()
     other[hidden] = 100 * torch.randn(int(hidden.sum()), 200, generator=generator(1))
     with torch.no_grad():
@@ -150,7 +150,7 @@ def test_it_learns_to_restore_a_lead_from_the_others():
     held = x[:12]
     assert [row["epoch"] for row in history] == list(range(9))
     assert history[-1]["inter"] < 0.9 * held.square().mean()
-    assert history[-1]["inter"] == reconstruction_error(masked, held, **RATIOS, mix=1.0)
+    assert history[-1]["inter"] == reconstruction_error(masked, held, MASK._replace(mix=1.0))
     assert not masked.training and not any(p.requires_grad for p in masked.parameters())
 
 
@@ -213,16 +213,19 @@ def test_a_killed_process_leaves_a_whole_checkpoint(tmp_path):
     child.wait()
     kept = torch.load(path, weights_only=True)
     assert kept["history"][-1]["epoch"] < 500
-    with pytest.raises(ValueError, match="expected a checkpoint of this training .epochs 3.*500"):
+    with pytest.raises(
+        ValueError,
+        match="checkpoint of masked pretraining with .*'epochs': 3.*found .'epochs': 500",
+    ):
         pretrain_masked(model(), ecg(), **HOW, checkpoint=path)
 
 
 def test_foreign_checkpoints_are_refused(tmp_path):
     path = tmp_path / "checkpoint.pt"
     pretrain_masked(model(), ecg(), **HOW, checkpoint=path)
-    with pytest.raises(ValueError, match="checkpoint.pt: .*found another one .seed 0.; delete it"):
+    with pytest.raises(ValueError, match="checkpoint.pt: .*, found .'seed': 0.; delete it to"):
         pretrain_masked(model(), ecg(), **HOW | {"seed": 1}, checkpoint=path)
-    with pytest.raises(ValueError, match="found another one .data"):
+    with pytest.raises(ValueError, match="found .'data'"):
         pretrain_masked(model(), 2 * ecg(), **HOW, checkpoint=path)
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(

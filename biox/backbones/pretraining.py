@@ -183,39 +183,35 @@ def _batches(n: int, batch: int, generator: torch.Generator | None = None) -> li
 # --- dual masking ---------------------------------------------------------------------------------
 
 
-def dual_mask(
-    n: int,
-    leads: int,
-    patches: int,
-    *,
-    intra: float,
-    inter: float,
-    mix: float,
-    generator: torch.Generator,
-) -> Tensor:
-    """Draw which patches of each window are hidden: bool [n, leads, patches].
+class DualMask(NamedTuple):
+    """Which patches are hidden: some within every lead, or whole leads.
 
-    Intra-lead windows hide the share `intra` of the patches of every lead, each lead its own;
-    inter-lead windows hide the share `inter` of the leads, all of their patches. Numbers of hidden
-    patches and leads are exact, at least one, and one lead at least is seen.
-
-    Parameters
+    Attributes
     ----------
-    n, leads, patches : int
     intra, inter : float
-        In (0, 1).
+        Share of the patches hidden in each lead, and of the leads hidden whole; in (0, 1).
     mix : float
-        Probability that a window is masked inter-lead: 0 intra alone, 1 inter alone.
-    generator : torch.Generator
+        Probability that a window loses whole leads: 0 intra-lead masks alone, 1 inter-lead alone.
     """
 
-    def ranks(*shape: int) -> Tensor:
-        return torch.rand(shape, generator=generator).argsort(-1).argsort(-1)
+    intra: float
+    inter: float
+    mix: float
 
-    within = ranks(n, leads, patches) < max(1, round(intra * patches))
-    whole = ranks(n, leads) < min(max(1, round(inter * leads)), leads - 1)
-    across = torch.rand(n, generator=generator) < mix
-    return torch.where(across[:, None, None], whole[..., None], within)
+    def draw(self, n: int, leads: int, patches: int, generator: torch.Generator) -> Tensor:
+        """Draw for n windows what is hidden: bool [n, leads, patches].
+
+        Numbers of hidden patches (each lead its own) and leads are exact, at least one; one lead at
+        least is seen.
+        """
+
+        def ranks(*shape: int) -> Tensor:
+            return torch.rand(shape, generator=generator).argsort(-1).argsort(-1)
+
+        within = ranks(n, leads, patches) < max(1, round(self.intra * patches))
+        whole = ranks(n, leads) < min(max(1, round(self.inter * leads)), leads - 1)
+        across = torch.rand(n, generator=generator) < self.mix
+        return torch.where(across[:, None, None], whole[..., None], within)
 
 
 class MaskedModel(nn.Module):
@@ -244,10 +240,6 @@ class MaskedModel(nn.Module):
         """Windows [n, leads, samples] as patches [n, leads, patches, samples of a patch]."""
         return x.unflatten(2, (self.patches, self.patch))
 
-    def draw_hidden(self, n: int, **options) -> Tensor:
-        """Draw a `dual_mask` for n windows."""
-        return dual_mask(n, self.leads, self.patches, **options)
-
     def forward(self, x: Tensor, hidden: Tensor) -> Tensor:
         """Reconstruct all patches [n, leads, patches, samples of a patch] from those not hidden."""
         seen = self.patched(x).masked_fill(hidden[..., None], 0.0).flatten(2)
@@ -273,10 +265,8 @@ def warmup_cosine(step: int, steps: int, warmup: float, end: float = 0.02) -> fl
 def pretrain_masked(
     model: MaskedModel,
     x: Tensor,
+    mask: DualMask,
     *,
-    intra: float,
-    inter: float,
-    mix: float,
     epochs: int,
     batch: int,
     lr: float,
@@ -287,15 +277,14 @@ def pretrain_masked(
     checkpoint: Path | str | None = None,
     on_epoch: Callable[[Backbone], Mapping[str, float]] | None = None,
 ) -> list[dict[str, float]]:
-    """Pretrain in place by reconstruction of what `dual_mask` hides; AdamW, gradients clipped at 1.
+    """Pretrain in place by reconstruction of what a mask hides; AdamW, gradients clipped at 1.
 
     Parameters
     ----------
     model : MaskedModel
     x : Tensor, [n, leads, samples]
         Windows; the first tenth is held out.
-    intra, inter, mix : float
-        See `dual_mask`.
+    mask : DualMask
     epochs, batch, lr, warmup, weight_decay
         Of AdamW; `lr` is the peak of `warmup_cosine`.
     seed : int
@@ -321,9 +310,8 @@ def pretrain_masked(
     FloatingPointError
         The loss is not finite.
     """
-    ratios, options = {"intra": intra, "inter": inter}, dict(mix=mix, epochs=epochs, batch=batch)
-    options |= ratios | dict(lr=lr, warmup=warmup, weight_decay=weight_decay, seed=seed)
-    options["data"] = [*x.shape, float(x.double().square().sum())]
+    options = mask._asdict() | dict(epochs=epochs, batch=batch, lr=lr, warmup=warmup, seed=seed)
+    options |= dict(weight_decay=weight_decay, data=[*x.shape, float(x.double().square().sum())])
     generator, n_held = torch.Generator().manual_seed(seed), len(x) // 10
     per_epoch = (len(x) - n_held) // batch
     if per_epoch == 0:
@@ -345,7 +333,7 @@ def pretrain_masked(
         for i, rows in enumerate(_batches(len(x) - n_held, batch, generator) if epoch else []):
             factor = warmup_cosine((epoch - 1) * per_epoch + i, epochs * per_epoch, warmup)
             optimizer.param_groups[0]["lr"] = lr * factor
-            hidden = model.draw_hidden(len(rows), **ratios, mix=mix, generator=generator)
+            hidden = mask.draw(len(rows), model.leads, model.patches, generator)
             with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
                 loss = model.loss(x[n_held + rows].to(device), hidden.to(device))
             if not torch.isfinite(loss):
@@ -361,7 +349,7 @@ def pretrain_masked(
         model.eval()
         row = {"epoch": epoch, "train": float(np.mean(losses)) if losses else float("nan")}
         for name, of in (("intra", 0.0), ("inter", 1.0)):
-            row[name] = reconstruction_error(model, x[:n_held].to(device), **ratios, mix=of)
+            row[name] = reconstruction_error(model, x[:n_held].to(device), mask._replace(mix=of))
         history.append(row | dict(on_epoch(model.backbone) if on_epoch else {}))
         if checkpoint is not None:
             state = {"options": options, "history": history, "generator": generator.get_state()}
@@ -374,15 +362,11 @@ def pretrain_masked(
 
 
 @torch.no_grad()
-def reconstruction_error(
-    model: MaskedModel, x: Tensor, *, intra: float, inter: float, mix: float
-) -> float:
-    """Mean squared error of hidden patches, under the same masks whenever it is called."""
+def reconstruction_error(model: MaskedModel, x: Tensor, mask: DualMask) -> float:
+    """Mean squared error of hidden patches, the same ones whenever it is called."""
     generator, total, count = torch.Generator().manual_seed(0), 0.0, 0
     for part in x.split(64):
-        hidden = model.draw_hidden(
-            len(part), intra=intra, inter=inter, mix=mix, generator=generator
-        )
+        hidden = mask.draw(len(part), model.leads, model.patches, generator)
         total += model.loss(part, hidden.to(x.device)).item() * int(hidden.sum())
         count += int(hidden.sum())
     return total / count
@@ -392,16 +376,13 @@ def _checkpoint(path: Path | str, options: Mapping[str, object]) -> dict:
     """Read what `pretrain_masked` wrote after an epoch, if it was with the same options."""
     try:
         kept = torch.load(path, weights_only=True)
-        other = [name for name in options if kept["options"][name] != options[name]]
+        other = {name: kept["options"][name] for name in options}
+        found = {name: value for name, value in other.items() if value != options[name]}
     except Exception as error:  # a damaged file may fail in any way
+        found = f"a damaged or foreign file ({type(error).__name__})"
+    if found:
         raise ValueError(
-            f"{path}: expected a checkpoint of masked pretraining, found a damaged or "
-            f"foreign file ({type(error).__name__}); delete it to begin anew"
-        ) from None
-    if other:
-        name = other[0]
-        raise ValueError(
-            f"{path}: expected a checkpoint of this training ({name} {options[name]}), found "
-            f"another one ({name} {kept['options'][name]}); delete it to begin anew"
+            f"{path}: expected a checkpoint of masked pretraining with {dict(options)}, found "
+            f"{found}; delete it to begin anew"
         )
     return kept

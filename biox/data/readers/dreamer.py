@@ -142,20 +142,14 @@ def _electrodes(path: Path, header: Mapping[str, np.ndarray]) -> list[int]:
     if "EEG_Electrodes" not in header:
         log.warning("%s: no EEG_Electrodes, so the published order is taken", path)
         return list(range(len(EEG_CHANNELS)))
-    found = [_text(cell).strip() for cell in np.ravel(header["EEG_Electrodes"])]
+    cells = [np.ravel(cell) for cell in np.ravel(header["EEG_Electrodes"])]
+    found = [str(cell[0]).strip() if len(cell) else "" for cell in cells]
     if sorted(name.upper() for name in found) != sorted(EEG_CHANNELS):
         raise ValueError(
             f"{path}: expected EEG_Electrodes {' '.join(EEG_CHANNELS)} in any order, "
             f"found {' '.join(found)}"
         )
     return [[name.upper() for name in found].index(name) for name in EEG_CHANNELS]
-
-
-def _text(cell: object) -> str:
-    """Text in a MATLAB cell, which may be nested in arrays of one element."""
-    while isinstance(cell, np.ndarray) and cell.size == 1:
-        cell = cell.reshape(-1)[0]
-    return cell if isinstance(cell, str) else repr(cell)
 
 
 def _rate(path: Path, header: Mapping[str, np.ndarray], modality: str) -> float:

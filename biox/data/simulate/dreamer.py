@@ -99,38 +99,27 @@ def person(seed: int, subject: str, length: float = 1.0, effect: float = 1.0) ->
     moods = 0.75 * felt(seed) + 0.65 * rng.standard_normal((CLIPS, len(TARGETS)))
     scores = 3.1 + 1.1 * moods + 0.3 * rng.standard_normal(3)  # the own way to use the scale
     scores = np.clip(np.rint(scores), 1, 5)
-    found: dict = {"EEG": {"baseline": [], "stimuli": []}, "ECG": {"baseline": [], "stimuli": []}}
-    for mood in moods:
+    found: dict = {
+        device: {part: np.empty((CLIPS, 1), dtype=object) for part in SECONDS} for device in RATES
+    }
+    for i, mood in enumerate(moods):
         for part, seconds in SECONDS.items():
             now = mood * (part == "stimuli")
             for device, make in (("EEG", clip_eeg), ("ECG", clip_ecg)):
                 n = round(seconds * length * RATES[device])
-                found[device][part].append(make(rng, n, now, traits, effect))
-    named = zip(TARGETS.values(), scores.T, strict=True)
-    return found | {name: values[:, None] for name, values in named}
+                found[device][part][i, 0] = make(rng, n, now, traits, effect)
+    return found | {name: scores[:, [i]] for i, name in enumerate(TARGETS.values())}
 
 
 def write_all(folder: Path, people: list[dict]) -> list[Path]:
     """Write ``DREAMER.mat``: one file for all subjects, nested as its authors do."""
     from scipy.io import savemat
 
-    def cell(items: list) -> np.ndarray:
-        made = np.empty((len(items), 1), dtype=object)
-        made[:, 0] = items
-        return made
-
-    def nested(one: dict) -> dict:
-        return {
-            key: {part: cell(clips) for part, clips in value.items()}
-            if isinstance(value, dict)
-            else value
-            for key, value in one.items()
-        }
-
+    data = np.empty((1, len(people)), dtype=object)  # a MATLAB cell array
+    data[0, :] = people
     content = {f"{device}_SamplingRate": rate for device, rate in RATES.items()}
     content |= {"noOfSubjects": float(len(people)), "noOfVideoSequences": float(CLIPS)}
-    content |= {"EEG_Electrodes": cell(list(EEG_CHANNELS)).T}
-    content |= {"Data": cell(list(map(nested, people))).T}
+    content |= {"EEG_Electrodes": np.array([EEG_CHANNELS], dtype=object), "Data": data}
     path = folder / "DREAMER.mat"
     folder.mkdir(parents=True, exist_ok=True)
     savemat(path, {"DREAMER": content})
