@@ -71,14 +71,11 @@ def read(folder: Path | str, subject: str, source: str = "twelve-lead ECG") -> l
     paths = [path for path, who in _records(folder).items() if who == subject]
     if not paths:
         raise FileNotFoundError(f"{folder}: expected records of subject {subject}, found none")
-    found, label = (
-        {path.relative_to(folder).as_posix(): path for path in paths},
-        constant(UNLABELLED),
-    )
-    return [
-        Recording(subject, name, {"ecg": read_record(path)}, label, source)
-        for name, path in found.items()
-    ]
+    found, label = [], constant(UNLABELLED)
+    for path in paths:
+        name, signals = path.relative_to(folder).as_posix(), {"ecg": read_record(path)}
+        found.append(Recording(subject, name, signals, label, source))
+    return found
 
 
 def read_record(path: Path) -> Signal:
