@@ -72,13 +72,8 @@ class FusionModel(nn.Module):
     ) -> Tensor:
         """Logits [n, classes].
 
-        Parameters
-        ----------
-        inputs : mapping of str to Tensor
-            By modality: embeddings [n, width], or windows where its encoder is fine-tuned. A
-            modality may be missing, not all of them.
-        dropped : mapping of str to Tensor of bool, [n], optional
-            Windows for which a modality is to be treated as missing.
+        `inputs` are embeddings [n, width], or windows where the encoder is fine-tuned; modalities
+        may be missing, not all of them. `dropped`, bool [n], makes one missing in single windows.
         """
         some = next(iter(inputs.values()))
         parts = []

@@ -1,9 +1,12 @@
 """Fusion: what is concatenated, trained and left out; problems whose answer is known."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from test_audit_pages import functions_of
 
 from biox.backbones import build
 from biox.fusion import FusionModel, train_fusion
@@ -113,3 +116,51 @@ def test_a_class_without_windows_is_named():
         ValueError, match=r"expected windows of all 2 classes in train, found \[20, 0\]"
     ):
         trained(inputs, 0 * y)
+
+
+# --- the page's areas and intervals
+
+
+@pytest.fixture(scope="module")
+def page():
+    return functions_of("20_fusion")
+
+
+def predicted(n=120, subjects=7, seed=0):
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, 2, n)
+    p = np.round(rng.normal(0.4 * label, 1.0), 1)  # rounded: some are equal
+    p = 1 / (1 + np.exp(-p))
+    of = rng.integers(0, subjects, n).astype(str)
+    return pd.DataFrame({"subject": of, "label": label, "p low": 1 - p, "p high": p})
+
+
+def test_pairs_of_subjects_add_up_to_the_area_under_the_roc_curve(page):
+    frame = predicted()
+    right, every = page.pairs(frame)
+    area = roc_auc_score(frame["label"], frame["p high"])
+    assert right.shape == every.shape == (7, 7)
+    assert right.sum() / every.sum() == pytest.approx(area)
+    found = page.interval(frame)
+    assert found[""] == pytest.approx(100 * area) and found[" low"] < found[""] < found[" high"]
+    assert page.interval(frame, frame) == {"": 0, " low": 0, " high": 0}
+
+
+def test_intervals_are_those_of_subjects_drawn_again(page):
+    frame, areas = predicted(), []
+    parts = [part for _, part in frame.groupby("subject")]
+    for drawn in np.random.default_rng(1).integers(0, 7, (400, 7)):
+        again = pd.concat([parts[i] for i in drawn])
+        areas.append(100 * roc_auc_score(again["label"], again["p high"]))
+    found = page.interval(frame, n=4000)
+    np.testing.assert_allclose(
+        [found[" low"], found[" high"]], np.quantile(areas, [0.025, 0.975]), atol=2.5
+    )
+
+
+def test_accuracy_counts_windows_and_resamples_subjects(page):
+    frame = predicted()
+    right = (frame["p high"] > 0.5) == frame["label"]
+    found = page.interval(frame, counts=page.hits)
+    assert found[""] == pytest.approx(100 * right.mean())
+    assert found[" low"] < found[""] < found[" high"]

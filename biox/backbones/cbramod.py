@@ -155,10 +155,9 @@ class CBraMod(Backbone):
 
 
 class CBraModECG(CBraMod):
-    """CBraMod with the leads of an ECG in the place of electrodes (arXiv 2512.15250).
+    """CBraMod with leads of an ECG for electrodes (arXiv 2512.15250); files of CBraMod load.
 
-    Same architecture and names of weights: files of CBraMod load, position encoding included. Only
-    the window differs: twelve leads, 10 s at 200 Hz, in standard deviations of all leads.
+    Only the window differs: twelve leads, 10 s at 200 Hz, in standard deviations of all leads.
     """
 
     origin = replace(CBraMod.origin, weights="")  # none published

@@ -217,13 +217,8 @@ class DualMask(NamedTuple):
 class MaskedModel(nn.Module):
     """A backbone that reads a window without its hidden patches, and a layer that restores them.
 
-    Hidden patches are zeros before anything reads the window: the backbone's convolutions and its
-    spectrum see nothing of them. CBraMod's mask token is zeros, too.
-
-    Parameters
-    ----------
-    backbone : Backbone
-        With one token for each lead and patch, such as CBraMod.
+    Hidden patches are zeros (CBraMod's mask token) before anything reads the window: convolutions
+    and spectrum see nothing of them. The backbone has one token for each lead and patch.
     """
 
     def __init__(self, backbone: Backbone):
@@ -300,8 +295,8 @@ def pretrain_masked(
     Returns
     -------
     list of dict
-        One for each epoch, from 0 (before training): ``epoch``, ``train`` (NaN in epoch 0), and on
-        held-out windows ``intra`` and ``inter``, the errors under either mask.
+        One for each epoch, from 0 (before training): ``epoch``, ``train`` (NaN in epoch 0), and
+        ``intra`` and ``inter``, the errors on held-out windows under either mask.
 
     Raises
     ------

@@ -145,10 +145,8 @@ def _electrodes(path: Path, header: Mapping[str, np.ndarray]) -> list[int]:
     cells = [np.ravel(cell) for cell in np.ravel(header["EEG_Electrodes"])]
     found = [str(cell[0]).strip() if len(cell) else "" for cell in cells]
     if sorted(name.upper() for name in found) != sorted(EEG_CHANNELS):
-        raise ValueError(
-            f"{path}: expected EEG_Electrodes {' '.join(EEG_CHANNELS)} in any order, "
-            f"found {' '.join(found)}"
-        )
+        expected = f"EEG_Electrodes {' '.join(EEG_CHANNELS)} in any order"
+        raise ValueError(f"{path}: expected {expected}, found {' '.join(found)}")
     return [[name.upper() for name in found].index(name) for name in EEG_CHANNELS]
 
 
@@ -156,9 +154,8 @@ def _rate(path: Path, header: Mapping[str, np.ndarray], modality: str) -> float:
     """Sampling rate in Hz, as the file states it."""
     found = np.ravel(header.get(f"{modality}_SamplingRate", RATES[modality]))
     if len(found) != 1 or found.dtype.kind not in "fiu" or not 0 < found[0] < np.inf:
-        raise ValueError(
-            f"{path}: expected {modality}_SamplingRate in Hz, found {found.tolist()[:3]}"
-        )
+        field = f"{modality}_SamplingRate"
+        raise ValueError(f"{path}: expected {field} in Hz, found {found.tolist()[:3]}")
     return float(found[0])
 
 

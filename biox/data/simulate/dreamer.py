@@ -1,8 +1,8 @@
 """Simulated DREAMER: people watch film clips, and what they feel moves EEG and ECG a little.
 
 The settings are plausible physiology, not fits to the original recordings. A clip makes most people
-feel alike; a rating is what somebody felt, on a scale that each uses in an own way. What is felt
-moves heart rate, alpha and beta by a fraction of what people, and clips within a person, differ in.
+feel alike, and what they feel they rate, each on an own scale. It moves heart rate, alpha and beta
+by a fraction of what people, and clips within a person, differ in.
 """
 
 from pathlib import Path

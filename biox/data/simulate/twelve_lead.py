@@ -48,15 +48,10 @@ def draw_beats(rng: Generator, seconds: float) -> tuple[np.ndarray, phys.Beats, 
     resp = phys.breathing(rng, np.full(grid, rng.uniform(9, 24)), rng.uniform(0.03, 0.25))
     bpm = rng.uniform(48, 120) * (1 + 0.02 * wander(rng, grid, 20))
     variability = 0 if rhythm == 1 else rng.lognormal(-0.3, 0.5)
-    beats = phys.heartbeats(
-        rng,
-        bpm,
-        resp,
-        rsa=0.03 * variability,
-        mayer=0.02 * variability,
-        jitter=rng.uniform(0.1, 0.2) if rhythm == 1 else 0.004,
-        ectopic=rng.uniform(0.12, 0.35) if rhythm == 2 else 0.0,
-    )
+    jitter = rng.uniform(0.1, 0.2) if rhythm == 1 else 0.004
+    ectopic = rng.uniform(0.12, 0.35) if rhythm == 2 else 0.0
+    swings = 0.03 * variability, 0.02 * variability
+    beats = phys.heartbeats(rng, bpm, resp, *swings, jitter, ectopic)
     inside = (beats.times > 0.2) & (beats.times < seconds - 0.4)
     if rhythm == 2 and not beats.ectopic[inside].any():
         rhythm = 0
