@@ -94,15 +94,13 @@ def eeg_labram(signal: Signal, spec: InputSpec, resample: Resampler) -> np.ndarr
 
 
 def ecg_cbramod(signal: Signal, spec: InputSpec, resample: Resampler) -> np.ndarray:
-    """The model's rate, zero-phase band-pass 0.5-40 Hz, in standard deviations of all leads.
+    """The model's rate, zero-phase band-pass 0.5-40 Hz, one scale for all leads.
 
-    One scale for all leads keeps their proportions, and with them the axis and the relations
-    between leads.
+    So their proportions stay, and with them the axis and Einthoven's relations.
     """
     x = resample(signal.values, signal.rate, spec.rate)
     sos = scipy.signal.butter(2, [0.5, 40], "bandpass", fs=spec.rate, output="sos")
-    x = scipy.signal.sosfiltfilt(sos, x, axis=1)
-    x = x - x.mean(axis=1, keepdims=True)
+    x = scipy.signal.detrend(scipy.signal.sosfiltfilt(sos, x, axis=1), type="constant")
     return standardise(x.reshape(1, -1)).reshape(x.shape)
 
 

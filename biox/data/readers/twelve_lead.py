@@ -36,17 +36,15 @@ ABOUT = Origin(
     url="https://physionet.org/content/ptb-xl/",
 )
 
-CLASSES = ("unlabelled",)
-"""Pretraining reads no labels."""
+CLASSES = ("unlabelled",)  # pretraining reads no labels
 
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 
-MIN_RATE = 100.0
-"""Lowest sampling rate in Hz that leaves a QRS recognisable."""
+MIN_RATE = 100.0  # in Hz; a slower one leaves no QRS
 
 MAX_MISFIT = 0.2
-"""Largest deviation from Einthoven's and Goldberger's relations, over the size of the limb leads.
-Rounding and separate filters leave a few hundredths; two swapped leads more than a half."""
+"""Largest deviation from Einthoven's and Goldberger's relations, over the size of the limb leads;
+rounding and filters leave a few hundredths, swapped leads more than a half."""
 
 SUFFIXES = (".hea", ".edf")
 
@@ -87,11 +85,8 @@ def read_record(path: Path) -> Signal:
             raise ValueError(f"{path}: expected lead {lead} once, found {names[lead]} and {name}")
         if lead is not None:
             names[lead] = name
-    missing = [lead for lead in LEADS if lead not in names]
-    if missing:
-        raise ValueError(
-            f"{path}: expected the leads {', '.join(LEADS)}, found no {', '.join(missing)}"
-        )
+    if missing := ", ".join(lead for lead in LEADS if lead not in names):
+        raise ValueError(f"{path}: expected the leads {', '.join(LEADS)}, found no {missing}")
     signal = read_signals(path, {"ecg": [names[lead] for lead in LEADS]})["ecg"]
     if signal.unit != "mV":
         raise ValueError(f"{path}: expected voltages, found the unit {signal.unit}")

@@ -1,10 +1,9 @@
 """Simulated twelve-lead ECG: one moving heart vector, seen by nine electrodes.
 
-The heart is a dipole whose vector (mV; x to the left, y to the feet, z to the front) traces a loop
-in each wave of a beat. An electrode's potential is the product of the heart vector and the
-electrode's lead vector, plus noise of its own. The twelve leads are the differences that a
-recorder takes of these potentials, so Einthoven's and Goldberger's relations hold between them,
-noise included. Rhythm, axis and conduction are drawn, and known.
+The heart is a dipole whose vector (mV; x to the left, y to the feet, z to the front) draws a loop in
+each wave. An electrode's potential is its lead vector times the heart vector, plus noise of its own.
+Leads are differences of these potentials, so Einthoven's and Goldberger's relations hold, noise
+included. Rhythm, axis and conduction are drawn, and known.
 """
 
 from dataclasses import replace
@@ -63,8 +62,8 @@ def heart_vectors(
 ) -> tuple[phys.EcgShape, np.ndarray]:
     """Time course of a beat's waves, and the heart vector of each: [3, 7] in mV.
 
-    `axis` is in degrees, `conduction` an index of `CONDUCTION`. A block adds a slow last vector to
-    the right and front, or slows the whole QRS and turns T against it.
+    `axis` is in degrees. A right block adds a slow last vector to the right and front, a left one
+    slows the whole QRS and turns T against it.
     """
     r, t, turn = shape.amplitude[2], abs(shape.amplitude[6]), np.deg2rad(axis)
     back, t_turn = rng.uniform(0.2, 0.8), turn + np.deg2rad(rng.normal(0, 20))
