@@ -1,9 +1,9 @@
 """Simulated twelve-lead ECG: one moving heart vector, seen by nine electrodes.
 
-The heart is a dipole whose vector (mV; x to the left, y to the feet, z to the front) draws a loop in
-each wave. An electrode's potential is its lead vector times the heart vector, plus noise of its own.
-Leads are differences of these potentials, so Einthoven's and Goldberger's relations hold, noise
-included. Rhythm, axis and conduction are drawn, and known.
+The heart is a dipole whose vector (mV; x left, y to the feet, z to the front) draws a loop in each
+wave. An electrode's potential is its lead vector times the heart vector, plus own noise. Leads are
+differences of these potentials, so Einthoven's and Goldberger's relations hold, noise included.
+Rhythm, axis and conduction are drawn, and known.
 """
 
 from dataclasses import replace
@@ -29,7 +29,6 @@ LEAD_VECTORS = np.concatenate([
     * np.array([[1.3], [1.8], [1.9], [1.7], [1.4], [1.0]]),
 ])  # fmt: skip
 """[9, 3]; limb electrodes at the corners of Einthoven's triangle."""
-
 
 _RA, _LA, _LL, *_CHEST = np.eye(len(ELECTRODES))
 LEAD_MATRIX = np.stack([
