@@ -142,8 +142,11 @@ def test_pairs_of_subjects_add_up_to_the_area_under_the_roc_curve(page):
     assert right.shape == every.shape == (7, 7)
     assert right.sum() / every.sum() == pytest.approx(area)
     found = page.interval(frame)
-    assert found[""] == pytest.approx(100 * area) and found[" low"] < found[""] < found[" high"]
-    assert page.interval(frame, frame) == {"": 0, " low": 0, " high": 0}
+    assert (
+        found[""] == pytest.approx(100 * area)
+        and found[" interval low"] < found[""] < found[" interval high"]
+    )
+    assert page.interval(frame, frame) == {"": 0, " interval low": 0, " interval high": 0}
 
 
 def test_intervals_are_those_of_subjects_drawn_again(page):
@@ -154,7 +157,9 @@ def test_intervals_are_those_of_subjects_drawn_again(page):
         areas.append(100 * roc_auc_score(again["label"], again["p high"]))
     found = page.interval(frame, n=4000)
     np.testing.assert_allclose(
-        [found[" low"], found[" high"]], np.quantile(areas, [0.025, 0.975]), atol=2.5
+        [found[" interval low"], found[" interval high"]],
+        np.quantile(areas, [0.025, 0.975]),
+        atol=2.5,
     )
 
 
@@ -163,4 +168,4 @@ def test_accuracy_counts_windows_and_resamples_subjects(page):
     right = (frame["p high"] > 0.5) == frame["label"]
     found = page.interval(frame, counts=page.hits)
     assert found[""] == pytest.approx(100 * right.mean())
-    assert found[" low"] < found[""] < found[" high"]
+    assert found[" interval low"] < found[""] < found[" interval high"]
