@@ -16,8 +16,7 @@ from biox.data.simulate import physiology as phys
 from biox.data.simulate.physiology import CONTROL, at, wander
 
 RHYTHMS = ("sinus", "atrial fibrillation", "ectopic beats")
-AXES = ("left", "normal", "right")
-"""Of the QRS in the frontal plane: -90 to -30, -30 to 90, and 90 to 180 degrees."""
+AXES = ("left", "normal", "right")  # of the QRS: -90 to -30, to 90, to 180 degrees
 AXIS_EDGES = (-30.0, 90.0)
 CONDUCTION = ("normal", "right bundle-branch block", "left bundle-branch block")
 
