@@ -116,6 +116,17 @@ def eeg_labram(signal: Signal, spec: InputSpec, resample: Resampler) -> np.ndarr
     return resample(signal.values, signal.rate, spec.rate) * factor
 
 
+def ecg_cbramod(signal: Signal, spec: InputSpec, resample: Resampler) -> np.ndarray:
+    """The model's rate, zero-phase band-pass 0.5-40 Hz, one scale for all leads.
+
+    So their proportions stay, and with them the axis and Einthoven's relations.
+    """
+    x = resample(signal.values, signal.rate, spec.rate)
+    sos = scipy.signal.butter(2, [0.5, 40], "bandpass", fs=spec.rate, output="sos")
+    x = scipy.signal.detrend(scipy.signal.sosfiltfilt(sos, x, axis=1), type="constant")
+    return standardise(x.reshape(1, -1)).reshape(x.shape)
+
+
 def emg_normwear(signal: Signal, spec: InputSpec, resample: Resampler) -> np.ndarray:
     """The model's rate; the scalogram is taken in the model's stem."""
     return resample(signal.values, signal.rate, spec.rate)
@@ -128,6 +139,7 @@ RECIPES: dict[str, Callable[[Signal, InputSpec, Resampler], np.ndarray]] = {
     "emg_normwear": emg_normwear,
     "ecg_ecgfm": emg_normwear,  # rate, no filter (fairseq-signals, preprocess/ecg)
     "eeg_cbramod": eeg_labram,  # rate and unit
+    "ecg_cbramod": ecg_cbramod,
 }
 Z_SCORED = {"ecg_hubert", "ppg_papagei", "emg_normwear", "ecg_ecgfm"}
 """Recipes that end with `standardise`."""
