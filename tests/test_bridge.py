@@ -23,7 +23,7 @@ SIZES = ("in_features", "out_features", "n_tokens", "rank", "n_prototypes")
 
 
 def assert_close(found, golden):
-    """Compare to float32 precision; what is near zero was summed from terms as large as the largest."""
+    """Compare to float32 precision: a value near zero is a sum of terms as large as the largest."""
     np.testing.assert_allclose(found, golden, rtol=1e-5, atol=2e-6 * np.abs(golden).max())
 
 
