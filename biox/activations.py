@@ -27,7 +27,7 @@ from biox.cka import few_features
 from biox.config import PATHS, Direction, Settings, digest
 from biox.data.windows import Windows
 from biox.teacher import load_head
-from biox.training import Pairs
+from biox.training import Pairs, centre_by_subject
 
 N_TOKENS = 1024
 """Tokens of each old layer kept for prototypes to be drawn from."""
@@ -412,21 +412,25 @@ class FrozenDirection:
 
     def pairs(self, split: str, align: str = "last") -> Pairs:
         """Return what a bridge learns from, with the target of `align` (see `train_bridge`)."""
-        cached = self.activations[split]
+        cached, pooled = self.activations[split], self.activations[split].new[self.m]
+        if (centre := self.settings.bridge.centre) != "none":
+            pooled = centre_by_subject(pooled, cached.subjects, causal=centre == "causal")
         if align == "last":
-            return Pairs(cached.new[self.m], cached.last)
+            return Pairs(pooled, cached.last)
         if (split, self.l) not in self._inputs:
             _, x_old, _ = load_windows(self.settings, self.name, split)
             self._inputs[split, self.l] = layer_input(self.old, x_old, self.l)
-        return Pairs(cached.new[self.m], self._inputs[split, self.l])
+        return Pairs(pooled, self._inputs[split, self.l])
 
-    def bridge(self, seed: int, **changes: Any) -> BridgedModel:
-        """Make an untrained bridge between m and l.
+    def bridge(self, seed: int, rows: np.ndarray | None = None, **changes: Any) -> BridgedModel:
+        """Make a bridge between m and l, untrained or, with ``start: regression``, computed.
 
         Parameters
         ----------
         seed : int
             Decides A and the prototypes.
+        rows : ndarray of int, optional
+            Paired windows that the regression is of; absent: all.
         **changes
             Put over the section `bridge` of the settings.
         """
@@ -443,7 +447,14 @@ class FrozenDirection:
             seed=seed,
             tokens=cached.tokens[self.l] if settings.prototypes == "tokens" else None,
             reshaped=settings.layout == "released" and self.old.released_layout_reshaped,
+            affine=settings.affine,
         )
+        rows = slice(None) if rows is None else rows
+        if settings.affine:
+            bridge.standardise(self.pairs("pair").pooled[rows])
+        if settings.start == "regression":
+            pooled, target = self.pairs("pair", "input")
+            bridge.regress(pooled[rows], target[rows], settings.ridge)
         return BridgedModel(self.new, self.old, bridge, self.head, self.m, self.l)
 
     def flattened(self, n: int = 512) -> tuple[list[np.ndarray], list[np.ndarray]]:
