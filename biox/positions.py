@@ -1,21 +1,38 @@
-"""Two-stage selection of the bridge's positions (section 3.3): m by probing, then l by CKA.
+"""Choices without labels: the bridge's positions, its settings, its threshold.
 
-``m = argmax_i probe_i`` (equation 4) and ``l = argmax_j CKA(new output m, old input j)``
-(equation 5). No label is read: the probe predicts the teacher's pseudo-labels.
+Two-stage selection of positions (section 3.3): ``m = argmax_i probe_i`` (equation 4) and
+``l = argmax_j CKA(new output m, old input j)`` (equation 5), where the probe predicts the teacher's
+pseudo-labels. Settings are compared, and a threshold is calibrated, by predictions of bridges on
+paired subjects that they were not fitted to.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
+from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross_val_score
+from sklearn.model_selection import (
+    GroupKFold,
+    StratifiedGroupKFold,
+    StratifiedKFold,
+    cross_val_score,
+)
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.class_weight import compute_sample_weight
 from threadpoolctl import threadpool_limits
+from torch import Tensor
 
 from biox.cka import linear_cka
+from biox.training import fit_rows, predict
+
+if TYPE_CHECKING:
+    from biox.activations import FrozenDirection
 
 
 class Selection(NamedTuple):
@@ -166,3 +183,65 @@ def select_positions(
             f"{len(pseudo_labels)} windows are too few for features this wide"
         )
     return Selection(m, int(np.nanargmax(deciding)) if l is None else l, probe, debiased, biased)
+
+
+# --- settings and threshold -----------------------------------------------------------------------
+
+
+def out_of_fold(
+    frozen: FrozenDirection, *, seed: int = 0, lr: float = 1e-3, n_folds: int = 5, **bridge: Any
+) -> np.ndarray:
+    """Class probabilities [n, classes] of the paired windows, each from a bridge without it.
+
+    Folds are by subject. `agreement` of these with the teacher compares bridges without a label,
+    and `calibration` learns from them.
+
+    Parameters
+    ----------
+    frozen : FrozenDirection
+    seed, n_folds : int
+    lr : float
+    **bridge
+        Put over the section `bridge` of the settings.
+    """
+    cached = frozen.activations["pair"]
+    folds = GroupKFold(min(n_folds, len(np.unique(cached.subjects))))
+    frozen = frozen.override(lr=lr, **bridge)
+    pooled, probabilities = frozen.pairs("pair").pooled, np.empty(cached.logits.shape)
+    for rows, held in folds.split(pooled, groups=cached.subjects):
+        if frozen.settings.bridge.epochs == 0:  # nothing to train, so no history either
+            model = frozen.bridge(seed, rows)
+        else:
+            model = fit_rows(frozen, rows, seed)[0]
+        probabilities[held] = predict(model, pooled[held]).numpy()
+    return probabilities
+
+
+def calibration(probabilities: np.ndarray, teacher: np.ndarray) -> tuple[float, np.ndarray]:
+    """Fit scale s and offset o of ``softmax(s log p + o)`` to the teacher's probabilities.
+
+    Both are [n, classes], of windows that the method was not fitted on. Cross-entropy, every
+    pseudo-class with the same weight; s is not negative. No label is read.
+    """
+    log_p, target = (torch.from_numpy(np.asarray(x, float)) for x in (probabilities, teacher))
+    log_p = log_p.clamp_min(1e-9).log()
+    weights = torch.from_numpy(compute_sample_weight("balanced", target.argmax(1).numpy()))
+    s = torch.zeros((), dtype=torch.double, requires_grad=True)  # log of the scale
+    o = torch.zeros(target.shape[1], dtype=torch.double, requires_grad=True)
+    optimizer = torch.optim.LBFGS([s, o], max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        cross = -(target * (s.exp() * log_p + o).log_softmax(1)).sum(1)
+        loss = (weights * cross).mean() + 1e-3 * (s**2 + (o**2).sum())
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return s.detach().exp().item(), o.detach().numpy()
+
+
+def calibrated(probabilities: np.ndarray, scale: float, offset: np.ndarray) -> np.ndarray:
+    """Apply a `calibration` to probabilities [n, classes]."""
+    log_p = np.log(np.maximum(probabilities, 1e-9))
+    return softmax(scale * log_p + offset, axis=1)

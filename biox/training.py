@@ -15,7 +15,6 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,9 +23,6 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from joblib import Parallel, delayed
-from scipy.special import softmax
-from sklearn.model_selection import GroupKFold
-from sklearn.utils.class_weight import compute_sample_weight
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 from tqdm import trange
@@ -155,52 +151,21 @@ def best_epoch(history: pd.DataFrame, first: int = 1) -> int:
     return int(trained["epoch"].iloc[order[0]])
 
 
-def centre_by_subject(pooled: Tensor, subjects: np.ndarray, causal: bool = False) -> Tensor:
-    """Subtract each subject's mean from its pooled features [n, d_m].
+def centre_by_subject(pooled: Tensor, subjects: np.ndarray, centre: str = "subject") -> Tensor:
+    """Subtract each subject's mean from its pooled features [n, d_m], rows in order of time.
 
     The mean is that of all windows of the subject, future ones too, so it needs recordings as a
-    whole (transductive); causal, that of the subject's rows up to the window itself.
+    whole (transductive); ``causal``, of the windows up to the row itself; ``none``: nothing is
+    subtracted.
     """
     centred = pooled.clone()
-    for subject in np.unique(subjects):
+    for subject in np.unique(subjects) if centre != "none" else ():
         own = torch.from_numpy(subjects == subject)
-        x = pooled[own]
-        if causal:
-            mean = x.cumsum(0) / torch.arange(1, len(x) + 1).unsqueeze(1)
-        else:
-            mean = x.mean(0)
-        centred[own] = x - mean
+        centred[own] -= pooled[own].mean(0)
+        if centre == "causal":
+            counts = torch.arange(1, own.sum() + 1).unsqueeze(1)
+            centred[own] = pooled[own] - pooled[own].cumsum(0) / counts
     return centred
-
-
-def calibration(probabilities: np.ndarray, teacher: np.ndarray) -> tuple[float, np.ndarray]:
-    """Fit scale s and offset o of ``softmax(s log p + o)`` to the teacher's probabilities.
-
-    Both are [n, classes], of windows that the method was not fitted on. Cross-entropy, every
-    pseudo-class with the same weight; s is not negative. No label is read.
-    """
-    log_p, target = (torch.from_numpy(np.asarray(x, float)) for x in (probabilities, teacher))
-    log_p = log_p.clamp_min(1e-9).log()
-    weights = torch.from_numpy(compute_sample_weight("balanced", target.argmax(1).numpy()))
-    s = torch.zeros((), dtype=torch.double, requires_grad=True)  # log of the scale
-    o = torch.zeros(target.shape[1], dtype=torch.double, requires_grad=True)
-    optimizer = torch.optim.LBFGS([s, o], max_iter=200, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        cross = -(target * (s.exp() * log_p + o).log_softmax(1)).sum(1)
-        loss = (weights * cross).mean() + 1e-3 * (s**2 + (o**2).sum())
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    return s.detach().exp().item(), o.detach().numpy()
-
-
-def calibrated(probabilities: np.ndarray, scale: float, offset: np.ndarray) -> np.ndarray:
-    """Apply a `calibration` to probabilities [n, classes]."""
-    log_p = np.log(np.maximum(probabilities, 1e-9))
-    return softmax(scale * log_p + offset, axis=1)
 
 
 # --- training -------------------------------------------------------------------------------------
@@ -298,11 +263,6 @@ def _evaluate(
     return total / len(pairs.pooled), agreement(torch.cat(bridged), torch.cat(pseudo_labels))
 
 
-def mean_loss(model: BridgedModel, pairs: Pairs, loss: str = "cosine") -> float:
-    """Mean loss over all pairs, by default that of equation 7."""
-    return _evaluate(model, pairs, objective(model, pairs, loss), "last")[0]
-
-
 @torch.no_grad()
 def predict(model: BridgedModel, pooled: Tensor, batch_size: int = 64) -> Tensor:
     """Class probabilities [n, classes] from pooled new-model features [n, d_m] alone."""
@@ -349,18 +309,17 @@ def fit(
     rows = None
     if share is not None:
         rows = share_rows(frozen.activations["pair"].subjects, share, seed)
-    model, history, best = _fitted(frozen, rows, seed, bridge | {"lr": lr})
-    frozen = replace(frozen, settings=frozen.settings.override("bridge", bridge))
+    frozen = frozen.override(lr=lr, **bridge)
+    model, history, best = fit_rows(frozen, rows, seed)
     probabilities = predict(model, frozen.pairs("test").pooled).numpy()
     n_parameters = model.bridge.n_parameters
     return Result("BioX-Bridge", seed, probabilities, n_parameters, lr, history, best), model.cpu()
 
 
-def _fitted(
-    frozen: FrozenDirection, rows: np.ndarray | None, seed: int, bridge: Mapping[str, Any]
+def fit_rows(
+    frozen: FrozenDirection, rows: np.ndarray | None, seed: int
 ) -> tuple[BridgedModel, pd.DataFrame, int]:
-    """Train a bridge on some of the paired windows: model, history, epoch that was kept."""
-    frozen = replace(frozen, settings=frozen.settings.override("bridge", bridge))
+    """Fit a bridge to some of the paired windows: model, history, epoch that was kept."""
     settings = frozen.settings.bridge
     pair, val = (frozen.pairs(split, settings.align) for split in ("pair", "val"))
     pair = pair if rows is None else Pairs(pair.pooled[rows], pair.target[rows])
@@ -370,32 +329,6 @@ def _fitted(
     options |= {"first": int(settings.start == "zeros"), "batch_size": settings.batch}
     history = train_bridge(model, pair, val, seed=seed, **options)
     return model, history, best_epoch(history, options["first"])
-
-
-def out_of_fold(
-    frozen: FrozenDirection, *, seed: int = 0, lr: float = 1e-3, n_folds: int = 5, **bridge: Any
-) -> np.ndarray:
-    """Class probabilities [n, classes] of the paired windows, each from a bridge without it.
-
-    Folds are by subject. `agreement` of these with the teacher compares bridges without a label,
-    and `calibration` learns from them.
-
-    Parameters
-    ----------
-    frozen : FrozenDirection
-    seed, n_folds : int
-    lr : float
-    **bridge
-        Put over the section `bridge` of the settings.
-    """
-    cached = frozen.activations["pair"]
-    folds = GroupKFold(min(n_folds, len(np.unique(cached.subjects))))
-    frozen = replace(frozen, settings=frozen.settings.override("bridge", bridge))
-    pooled, probabilities = frozen.pairs("pair").pooled, np.empty(cached.logits.shape)
-    for rows, held in folds.split(pooled, groups=cached.subjects):
-        model = _fitted(frozen, rows, seed, {"lr": lr})[0]
-        probabilities[held] = predict(model, pooled[held]).numpy()
-    return probabilities
 
 
 # --- seeds and learning rates ---------------------------------------------------------------------

@@ -12,14 +12,8 @@ from toy import SETTINGS, toy_direction, toy_root
 
 from biox.activations import load_direction
 from biox.bridge import BridgedModel, PrototypeBridge
-from biox.training import (
-    calibrated,
-    calibration,
-    centre_by_subject,
-    fit,
-    objective,
-    out_of_fold,
-)
+from biox.positions import calibrated, calibration, out_of_fold
+from biox.training import centre_by_subject, fit, objective
 
 OURS = {"affine": True, "start": "regression", "epochs": 0}
 
@@ -169,14 +163,14 @@ def test_centring_removes_what_is_added_to_a_subject(seed):
     subjects, x = rng.choice(["a", "b", "c"], 30), torch.from_numpy(rng.normal(size=(30, 4)))
     shift = dict(zip("abc", rng.normal(size=(3, 4)), strict=True))
     shifted = x + torch.from_numpy(np.array([shift[s] for s in subjects]))
-    for causal in (False, True):
-        found = centre_by_subject(x, subjects, causal)
-        torch.testing.assert_close(centre_by_subject(shifted, subjects, causal), found)
+    for centre in ("subject", "causal"):
+        found = centre_by_subject(x, subjects, centre)
+        torch.testing.assert_close(centre_by_subject(shifted, subjects, centre), found)
     own = torch.from_numpy(subjects == subjects[0])
     torch.testing.assert_close(found[0], torch.zeros(4, dtype=torch.double))
     torch.testing.assert_close(centre_by_subject(x, subjects)[own], x[own] - x[own].mean(0))
     # causal: nothing depends on later windows
-    torch.testing.assert_close(centre_by_subject(x[:20], subjects[:20], True), found[:20])
+    torch.testing.assert_close(centre_by_subject(x[:20], subjects[:20], "causal"), found[:20])
 
 
 # --- calibration and folds
