@@ -162,16 +162,17 @@ class PrototypeBridge(nn.Module):
             for a in range(0, flat.shape[1], d_m):
                 yield torch.from_numpy(np.array(flat[:, a : a + d_m], dtype=np.float64))
 
-        gram = torch.zeros_like(root)
+        gram, mean = torch.zeros_like(root), []
         for y in columns():
             m = root @ (z.T @ y)  # Z is centred, so the target's mean has no effect
             gram += m @ m.T
+            mean.append(y.mean(0))
         u = torch.linalg.eigh(gram).eigenvectors.flip(1)[:, :rank]
         project = root @ u * n**0.5
         scores = z @ project  # of variance 1 at most
         cross = torch.cat([scores.T @ y / n for y in columns()], 1)
         cross = cross.view(len(cross), self.n_tokens, d_l)
-        mean = torch.cat([y.mean(0) for y in columns()]).view(self.n_tokens, d_l)
+        mean = torch.cat(mean).view(self.n_tokens, d_l)
         t = mean.mean(0)
         both = torch.cat([cross.flatten(0, 1), mean - t])  # windows weigh as in the regression
         p = torch.linalg.eigh(both.T @ both).eigenvectors.flip(1)[:, :n_p]

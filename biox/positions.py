@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.special import softmax
+from scipy.linalg import helmert
+from scipy.special import logsumexp, softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.model_selection import (
@@ -33,6 +34,10 @@ from biox.training import fit_rows, predict
 
 if TYPE_CHECKING:
     from biox.activations import FrozenDirection
+
+
+OVERLAP = 0.5
+"""Windows overlap in time: so many independent ones does each stand for, in `Offsets`."""
 
 
 class Selection(NamedTuple):
@@ -245,3 +250,99 @@ def calibrated(probabilities: np.ndarray, scale: float, offset: np.ndarray) -> n
     """Apply a `calibration` to probabilities [n, classes]."""
     log_p = np.log(np.maximum(probabilities, 1e-9))
     return softmax(scale * log_p + offset, axis=1)
+
+
+class Offsets(NamedTuple):
+    """Predictions as class means, an offset a subject, and noise; see `fit_offsets`.
+
+    Attributes
+    ----------
+    means : ndarray, [classes, classes - 1]
+        NaN for a class that the teacher never predicts.
+    within, between : ndarray, [classes - 1, classes - 1]
+        Covariance of windows around their subject's class means, and of the subjects' offsets.
+    """
+
+    means: np.ndarray
+    within: np.ndarray
+    between: np.ndarray
+
+
+def _log_ratios(probabilities: np.ndarray) -> np.ndarray:
+    """Log-probabilities [n, classes] without what softmax ignores: [n, classes - 1]."""
+    log_p = np.log(np.maximum(probabilities, 1e-6))
+    return log_p @ helmert(log_p.shape[1]).T
+
+
+def fit_offsets(
+    probabilities: np.ndarray, pseudo_labels: np.ndarray, subjects: np.ndarray
+) -> Offsets:
+    """Fit ``t = mean of the class + offset of the subject + noise`` to log-ratios t of predictions.
+
+    Offsets and noise are normal; maximum likelihood by EM. No label is read.
+
+    Parameters
+    ----------
+    probabilities : ndarray, [n, classes]
+        Of windows that the method was not fitted on.
+    pseudo_labels : ndarray, [n]
+        The teacher's, on these windows.
+    subjects : ndarray, [n]
+    """
+    t = _log_ratios(probabilities)
+    of_class = (pseudo_labels[:, None] == np.arange(probabilities.shape[1])).astype(float)
+    of_subject = (subjects[:, None] == np.unique(subjects)).astype(float)
+    of_class, of_subject = (x / np.maximum(x.sum(0), 1) for x in (of_class, of_subject))
+    n = OVERLAP / of_subject.max(0)[:, None, None]  # windows of each subject
+    within = between = np.eye(t.shape[1]) * (t.var(0).mean() + 1e-6)
+    offsets = np.zeros((of_subject.shape[1], t.shape[1]))
+    for _ in range(30):
+        of_window = (of_subject > 0) @ offsets
+        means = of_class.T @ (t - of_window)
+        left = t - means[pseudo_labels]
+        variance = np.linalg.inv(np.linalg.inv(between) + n * np.linalg.inv(within))
+        pull = np.linalg.solve(within, (of_subject.T @ left)[:, :, None])
+        offsets = (variance @ (n * pull))[:, :, 0]
+        offsets -= offsets.mean(0)
+        noise = left - (of_subject > 0) @ offsets
+        within = noise.T @ noise / len(t) + 1e-6 * np.eye(t.shape[1])
+        between = offsets.T @ offsets / len(offsets) + variance.mean(0)
+    means[of_class.sum(0) == 0] = np.nan
+    return Offsets(means, within, between)
+
+
+def remove_offsets(fitted: Offsets, probabilities: np.ndarray, subjects: np.ndarray) -> np.ndarray:
+    """Class probabilities [n, classes] after each subject's offset is estimated and taken out.
+
+    Of a new subject neither the offset nor the share of the classes is known. Where its predictions
+    fall into groups as far apart as the class means, the groups tell the offset; where they do not,
+    it stays near zero, and the subject may have a single class. Needs all windows of a subject
+    (transductive). Classes count as equally likely in the result.
+    """
+    t, out = _log_ratios(probabilities), np.empty(probabilities.shape)
+    known = np.flatnonzero(~np.isnan(fitted.means).any(1))
+    means, precision = fitted.means[known], np.linalg.inv(fitted.within)
+    prior = np.linalg.inv(fitted.between)
+
+    def densities(x: np.ndarray, offset: np.ndarray) -> np.ndarray:
+        left = x[:, None] - means - offset
+        return -0.5 * np.einsum("nci,ij,ncj->nc", left, precision, left)
+
+    for subject in np.unique(subjects):
+        x, found = t[subjects == subject], []
+        n = OVERLAP * len(x)
+        for offset in (0 * means[0], x.mean(0) - means.mean(0), *(x.mean(0) - means)):
+            share = np.full(len(known), 1 / len(known))
+            for _ in range(25):
+                joint = densities(x, offset) + np.log(share)
+                weights = softmax(joint, axis=1)
+                share = (n * weights.mean(0) + 1 / len(known)) / (n + 1)
+                pull = precision @ (x - weights @ means).mean(0) * n
+                offset = np.linalg.solve(n * precision + prior, pull)
+            likelihood = OVERLAP * logsumexp(joint, axis=1).sum() - 0.5 * offset @ prior @ offset
+            found.append((likelihood, offset))
+        best = max(found, key=lambda pair: pair[0])[1]
+        own = np.zeros((len(x), len(fitted.means)))
+        own[:, known] = softmax(densities(x, best), axis=1)
+        out[subjects == subject] = own
+    return out

@@ -8,11 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
+from scipy.special import softmax
+from sklearn.metrics import balanced_accuracy_score
 from toy import SETTINGS, toy_direction, toy_root
 
 from biox.activations import load_direction
 from biox.bridge import BridgedModel, PrototypeBridge
-from biox.positions import calibrated, calibration, out_of_fold
+from biox.positions import calibrated, calibration, fit_offsets, out_of_fold, remove_offsets
 from biox.training import centre_by_subject, fit, objective
 
 OURS = {"affine": True, "start": "regression", "epochs": 0}
@@ -221,3 +223,47 @@ def test_the_computed_bridge_is_a_run_like_any_other(files):
     assert not np.allclose(by_subject, one.probabilities, rtol=1e-3)
     with pytest.raises(ValueError, match="bridge.start: expected affine"):
         fit(frozen, seed=0, lr=1e-3, start="regression")
+
+
+def answers(rng, offset_sd, one_class, n_subjects=8, n=60, classes=2):
+    """Predictions with a known offset a subject, the classes and the subjects."""
+    labels, subjects, logits = [], [], []
+    for subject in range(n_subjects):
+        share = (
+            np.eye(classes)[subject % classes] if one_class else rng.dirichlet(5 + np.ones(classes))
+        )
+        y = rng.choice(classes, n, p=share)
+        labels.append(y)
+        subjects += [f"s{subject}"] * n
+        logits.append(3 * np.eye(classes)[y] + rng.normal(0, offset_sd, classes))
+        logits[-1] = logits[-1] + rng.normal(0, 0.6, logits[-1].shape)
+    return softmax(np.concatenate(logits), 1), np.concatenate(labels), np.array(subjects)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_offsets_help_subjects_of_several_classes_and_spare_those_of_one(classes):
+    """Centring alone would put subjects of a single class at chance."""
+    rng = np.random.default_rng(0)
+    p, y, subjects = answers(rng, 1.0, False, classes=classes, n_subjects=12)
+    fitted = fit_offsets(p, y, subjects)
+    assert np.linalg.norm(fitted.means[0] - fitted.means[1]) == pytest.approx(3 * 2**0.5, rel=0.2)
+    assert np.trace(fitted.between) == pytest.approx(classes - 1, rel=0.6)
+    for one_class in (False, True):
+        p, y, subjects = answers(rng, 1.0, one_class, classes=classes, n_subjects=12)
+        found = remove_offsets(fitted, p, subjects)
+        np.testing.assert_allclose(found.sum(1), 1)
+        before, after = (balanced_accuracy_score(y, x.argmax(1)) for x in (p, found))
+        allowed = 1.03 - before if one_class else 0.5 * (1 - before)
+        assert 1 - after < allowed, (one_class, before, after)
+        order = rng.permutation(len(p))
+        again = remove_offsets(fitted, p[order], subjects[order])
+        np.testing.assert_allclose(again, found[order], atol=1e-8)
+
+
+def test_a_class_that_the_teacher_never_predicts_is_never_predicted():
+    p, y, subjects = answers(np.random.default_rng(1), 0.5, False, classes=3)
+    kept = y < 2
+    fitted = fit_offsets(p[kept], y[kept], subjects[kept])
+    assert np.isnan(fitted.means[2]).all()
+    found = remove_offsets(fitted, p, subjects)
+    assert (found[:, 2] == 0).all() and np.isfinite(found).all()
