@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from biox.cka import few_features
 from biox.config import PATHS, Direction, Settings, digest
 from biox.data.windows import Windows
 from biox.teacher import load_head
-from biox.training import Pairs
+from biox.training import Pairs, centre_by_subject
 
 N_TOKENS = 1024
 """Tokens of each old layer kept for prototypes to be drawn from."""
@@ -85,8 +85,8 @@ class Activations:
     @property
     def pooled_last(self) -> Tensor:
         """Pooled last layer of the old model [n, d_L]: what the teacher's head reads."""
-        parts = np.array_split(np.arange(len(self)), -(-len(self) // 256))
-        return torch.cat([Backbone.pool(torch.from_numpy(self.last[p]).float()) for p in parts])
+        parts = (self.last[i : i + 256] for i in range(0, len(self), 256))
+        return torch.cat([Backbone.pool(torch.from_numpy(np.array(p)).float()) for p in parts])
 
     def save(self, path: Path | str) -> None:
         """Write all but the last layer to `path`, and the last layer to `last_path` beside it."""
@@ -95,15 +95,11 @@ class Activations:
         if not isinstance(self.last, np.memmap):
             np.save(last_path(path), self.last)
         arrays = {f"{kind}.{i}": x for kind in _LAYERS for i, x in enumerate(getattr(self, kind))}
-        arrays |= {"logits": self.logits, "labels": torch.from_numpy(self.labels)}
-        arrays |= {"starts": torch.from_numpy(self.starts)}
-        header = {
-            "layers": [len(self.new), len(self.old)],
-            "subjects": self.subjects.tolist(),
-            "recordings": self.recordings.tolist(),
-            "classes": list(self.classes),
-            "source": self.source,
-        }
+        arrays |= {k: torch.from_numpy(getattr(self, k)) for k in ("labels", "starts")}
+        arrays["logits"] = self.logits
+        header = {k: getattr(self, k).tolist() for k in ("subjects", "recordings")}
+        header |= {"layers": [len(self.new), len(self.old)]}
+        header |= {"classes": list(self.classes), "source": self.source}
         arrays = {name: x.contiguous() for name, x in arrays.items()}
         save_file(arrays, path, metadata={"activations": json.dumps(header, sort_keys=True)})
 
@@ -133,10 +129,8 @@ class Activations:
                     },
                     last=np.load(last_path(path), mmap_mode="r"),
                     logits=file.get_tensor("logits"),
-                    labels=file.get_tensor("labels").numpy(),
-                    starts=file.get_tensor("starts").numpy(),
-                    subjects=np.array(header["subjects"], dtype=str),
-                    recordings=np.array(header["recordings"], dtype=str),
+                    **{k: file.get_tensor(k).numpy() for k in ("labels", "starts")},
+                    **{k: np.array(header[k], dtype=str) for k in ("subjects", "recordings")},
                     classes=tuple(header["classes"]),
                     source=header["source"],
                 )
@@ -411,23 +405,30 @@ class FrozenDirection:
         old, new = (self.settings.backbone(k) for k in (d.old_key, d.new_key))
         return f"{old.name} {old.size} -> {new.name} {new.size}"
 
+    def override(self, **bridge: Any) -> FrozenDirection:
+        """Put values over the section `bridge` of the settings."""
+        return replace(self, settings=self.settings.override("bridge", bridge))
+
     def pairs(self, split: str, align: str = "last") -> Pairs:
         """Return what a bridge learns from, with the target of `align` (see `train_bridge`)."""
-        cached = self.activations[split]
+        cached, centre = self.activations[split], self.settings.bridge.centre
+        pooled = centre_by_subject(cached.new[self.m], cached.subjects, centre)
         if align == "last":
-            return Pairs(cached.new[self.m], cached.last)
+            return Pairs(pooled, cached.last)
         if (split, self.l) not in self._inputs:
             _, x_old, _ = load_windows(self.settings, self.name, split)
             self._inputs[split, self.l] = layer_input(self.old, x_old, self.l)
-        return Pairs(cached.new[self.m], self._inputs[split, self.l])
+        return Pairs(pooled, self._inputs[split, self.l])
 
-    def bridge(self, seed: int, **changes: Any) -> BridgedModel:
-        """Make an untrained bridge between m and l.
+    def bridge(self, seed: int, rows: np.ndarray | None = None, **changes: Any) -> BridgedModel:
+        """Make a bridge between m and l, untrained or, with ``start: regression``, computed.
 
         Parameters
         ----------
         seed : int
             Decides A and the prototypes.
+        rows : ndarray of int, optional
+            Paired windows that the regression is of; absent: all.
         **changes
             Put over the section `bridge` of the settings.
         """
@@ -436,15 +437,20 @@ class FrozenDirection:
                 f"{PATHS.positions(self.name)}: expected positions, found none; "
                 f"make them with: dvc repro positions@{self.name}"
             )
-        settings = self.settings.override("bridge", changes).bridge
+        if changes:
+            return self.override(**changes).bridge(seed, rows)
+        settings, rows = self.settings.bridge, slice(None) if rows is None else rows
         cached, (n_tokens, d_l) = self.activations["pair"], self.old.token_shape(self.l)
         sizes = (cached.new[self.m].shape[1], d_l, n_tokens, settings.rank, settings.n_prototypes)
-        bridge = PrototypeBridge.initial(
-            *sizes,
-            seed=seed,
-            tokens=cached.tokens[self.l] if settings.prototypes == "tokens" else None,
-            reshaped=settings.layout == "released" and self.old.released_layout_reshaped,
-        )
+        tokens = cached.tokens[self.l] if settings.prototypes == "tokens" else None
+        options = {"reshaped": settings.layout == "released" and self.old.released_layout_reshaped}
+        options |= {"affine": settings.affine}
+        bridge = PrototypeBridge.initial(*sizes, seed=seed, tokens=tokens, **options)
+        if settings.start == "regression":
+            pooled, target = self.pairs("pair", "input")
+            bridge.regress(pooled[rows], target[rows], settings.ridge)
+        elif settings.affine:
+            bridge.standardise(self.pairs("pair").pooled[rows])
         return BridgedModel(self.new, self.old, bridge, self.head, self.m, self.l)
 
     def flattened(self, n: int = 512) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -454,10 +460,8 @@ class FrozenDirection:
         """
         x_new, x_old, _ = load_windows(self.settings, self.name, "pair")
         rows = np.linspace(0, len(x_new) - 1, min(n, len(x_new))).round().astype(int)
-        outputs, inputs = (
-            flattened_states(f, x[rows]) for f, x in ((self.new, x_new), (self.old, x_old))
-        )
-        return outputs[1:], inputs[:-1]
+        outputs = flattened_states(self.new, x_new[rows])[1:]
+        return outputs, flattened_states(self.old, x_old[rows])[:-1]
 
 
 def load_direction(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Lock
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -39,6 +41,9 @@ class PrototypeBridge(nn.Module):
         True: what the released code does where LaBraM is the old model. It reads the bridge's
         [d_l, N_l] as [N_l, d_l] without transposing, so that a token mixes rows of other tokens
         and is no combination of prototypes (``layout: released`` in params.yaml).
+    affine : bool
+        True: the input is standardised and constants are added, ``h~_l = Reshape(z A B + b) P + t``
+        with N_l N_p + d_l more parameters. Not in the paper.
 
     Attributes
     ----------
@@ -48,6 +53,10 @@ class PrototypeBridge(nn.Module):
         Zeros, so that training starts from the same output for every window.
     prototypes : Parameter, [d_l, N_p]
         P transposed. Standard normal; `initial` can draw them from tokens of the old model.
+    b, t : Parameter, [N_p * N_l] and [d_l]
+        Zeros. Of an affine bridge only, like the two below.
+    mean, sd : buffer, [d_m]
+        ``z = (Pool(h_m) - mean) / sd``. A and b could absorb both.
     """
 
     def __init__(
@@ -58,18 +67,26 @@ class PrototypeBridge(nn.Module):
         rank: int,
         n_prototypes: int,
         reshaped: bool = False,
+        affine: bool = False,
     ):
         super().__init__()
-        assert min(in_features, out_features, n_tokens, rank, n_prototypes) > 0
+        assert min(in_features, out_features, n_tokens, rank + 1, n_prototypes) > 0
         self.n_tokens, self.n_prototypes, self.reshaped = n_tokens, n_prototypes, reshaped
+        self.affine = affine
         self.A = nn.Parameter(torch.empty(rank, in_features))
         self.B = nn.Parameter(torch.zeros(n_prototypes * n_tokens, rank))
         self.prototypes = nn.Parameter(torch.randn(out_features, n_prototypes))
-        nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
+        if rank > 0:
+            nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
+        if affine:
+            self.b = nn.Parameter(torch.zeros(n_prototypes * n_tokens))
+            self.t = nn.Parameter(torch.zeros(out_features))
+            self.register_buffer("mean", torch.zeros(in_features))
+            self.register_buffer("sd", torch.ones(in_features))
 
     @classmethod
     def initial(
-        cls, *sizes: int, seed: int, tokens: Tensor | None = None, reshaped: bool = False
+        cls, *sizes: int, seed: int, tokens: Tensor | None = None, **options: bool
     ) -> PrototypeBridge:
         """Make an untrained bridge; the seed alone decides A and the prototypes.
 
@@ -82,11 +99,12 @@ class PrototypeBridge(nn.Module):
             Tokens of the old model at the input of layer l. Prototypes are drawn from them (the
             paper's text), without replacement where there are enough. Absent: standard normal
             prototypes (the released code).
-        reshaped : bool
+        **options : bool
+            `reshaped` and `affine`.
         """
         with _RANDOM, torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            bridge = cls(*sizes, reshaped)
+            bridge = cls(*sizes, **options)
             if tokens is not None:
                 n, n_p = len(tokens), bridge.n_prototypes
                 rows = torch.randperm(n)[:n_p] if n >= n_p else torch.randint(n, (n_p,))
@@ -95,15 +113,77 @@ class PrototypeBridge(nn.Module):
 
     def forward(self, pooled: Tensor) -> Tensor:
         """Map pooled features [batch, d_m] to tokens [batch, N_l, d_l]."""
-        weights = pooled @ self.A.T @ self.B.T  # [batch, N_p * N_l]
+        z = (pooled - self.mean) / self.sd if self.affine else pooled
+        weights = z @ self.A.T @ self.B.T  # [batch, N_p * N_l]
+        weights = weights + self.b if self.affine else weights
         weights = weights.view(len(pooled), self.n_prototypes, self.n_tokens)
         tokens = weights.transpose(1, 2) @ self.prototypes.T  # [batch, N_l, d_l]
+        tokens = tokens + self.t if self.affine else tokens
         return tokens.transpose(1, 2).reshape(tokens.shape) if self.reshaped else tokens
 
     @property
     def n_parameters(self) -> int:
-        """Trainable parameters: d_m r + r N_l N_p + N_p d_l."""
+        """Trainable parameters: d_m r + r N_l N_p + N_p d_l; affine, N_l N_p + d_l more."""
         return sum(p.numel() for p in self.parameters())
+
+    def standardise(self, pooled: Tensor) -> None:
+        """Set the input's mean and standard deviation to those of pooled features [n, d_m]."""
+        x = pooled.double()
+        self.mean.copy_(x.mean(0))
+        self.sd.copy_(x.std(0, correction=0).clamp_min(1e-6))
+
+    @torch.no_grad()
+    def regress(self, pooled: Tensor, target: Tensor | np.ndarray, ridge: float) -> None:
+        """Set an affine bridge to the reduced-rank ridge regression of the old model's tokens.
+
+        With Z the standardised features, Y the centred target and G = Z'Z + ridge n I, the best
+        map of rank r is ``G^-1/2 U_r U_r' G^-1/2 Z'Y``, where U_r are the first r left singular
+        vectors of G^-1/2 Z'Y (Mukherjee and Zhu 2011). Then the N_p prototypes are the main
+        directions of its tokens, of the mean ones too; with N_p >= d_l nothing is lost by them.
+
+        Parameters
+        ----------
+        pooled : Tensor, [n, d_m]
+        target : Tensor or ndarray, [n, N_l, d_l]
+            Input of the old model's layer l. At most d_m of its columns are copied at a time.
+        ridge : float
+            Penalty of a standardised feature's squared weights, in windows per window.
+        """
+        assert self.affine and not self.reshaped
+        self.standardise(pooled)
+        (n, d_m), (rank, n_p), d_l = pooled.shape, (len(self.A), self.n_prototypes), len(self.t)
+        z = (pooled.double() - self.mean) / self.sd
+        values, vectors = torch.linalg.eigh(z.T @ z + ridge * n * torch.eye(d_m).to(z))
+        root = vectors / values.clamp_min(1e-12).sqrt() @ vectors.T  # G^-1/2
+        flat = target.numpy() if isinstance(target, Tensor) else target
+        flat = flat.reshape(n, -1)  # [n, N_l * d_l]
+
+        def columns() -> Iterator[Tensor]:
+            for a in range(0, flat.shape[1], d_m):
+                yield torch.from_numpy(np.array(flat[:, a : a + d_m], dtype=np.float64))
+
+        gram, mean = torch.zeros_like(root), []
+        for y in columns():
+            m = root @ (z.T @ y)  # Z is centred, so the target's mean has no effect
+            gram += m @ m.T
+            mean.append(y.mean(0))
+        u = torch.linalg.eigh(gram).eigenvectors.flip(1)[:, :rank]
+        project = root @ u * n**0.5
+        scores = z @ project  # of variance 1 at most
+        cross = torch.cat([scores.T @ y / n for y in columns()], 1)
+        cross = cross.view(len(cross), self.n_tokens, d_l)
+        mean = torch.cat(mean).view(self.n_tokens, d_l)
+        t = mean.mean(0)
+        both = torch.cat([cross.flatten(0, 1), mean - t])  # windows weigh as in the regression
+        p = torch.linalg.eigh(both.T @ both).eigenvectors.flip(1)[:, :n_p]
+        for parameter in (self.A, self.B, self.b, self.prototypes):
+            parameter.zero_()  # what a rank above d_m or prototypes beyond d_l would leave
+        self.A[: u.shape[1]] = project.T.to(self.A)
+        self.prototypes[:, : p.shape[1]] = p.to(self.A)
+        b = (torch.cat([cross, (mean - t)[None]]) @ p).transpose(1, 2)  # [r + 1, N_p, N_l]
+        rows = b.shape[1] * b.shape[2]
+        self.B[:rows, : u.shape[1]] = b[:-1].flatten(1).T.to(self.A)
+        self.b[:rows], self.t[:] = b[-1].flatten().to(self.A), t.to(self.A)
 
 
 class BridgedModel(nn.Module):
@@ -167,10 +247,10 @@ class BridgedModel(nn.Module):
         """Write the parameters as ``bridge.safetensors``, positions as ``bridge.json``."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        weights = {k: p.detach().cpu().contiguous() for k, p in self.bridge.named_parameters()}
+        weights = {k: p.detach().cpu().contiguous() for k, p in self.bridge.state_dict().items()}
         save_file(weights, folder / "bridge.safetensors")
         about = {"m": self.m, "l": self.l, "n_parameters": self.bridge.n_parameters}
-        about |= {"reshaped": self.bridge.reshaped}
+        about |= {"reshaped": self.bridge.reshaped, "affine": self.bridge.affine}
         (folder / "bridge.json").write_text(json.dumps(about, indent=2) + "\n")
 
     @classmethod
@@ -204,6 +284,7 @@ class BridgedModel(nn.Module):
                 f"{path}: expected (d_m, N_l, d_l) = {expected} for these backbones, "
                 f"found {(d_m, n_l, d_l)}"
             )
-        bridge = PrototypeBridge(d_m, d_l, n_l, rank, n_p, place["reshaped"])
+        affine = place.get("affine", False)
+        bridge = PrototypeBridge(d_m, d_l, n_l, rank, n_p, place["reshaped"], affine)
         bridge.load_state_dict(weights)
         return cls(new, old, bridge, head, m, l)

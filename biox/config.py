@@ -218,12 +218,27 @@ class Bridge(Section):
     n_prototypes: PositiveInt  # N_p
     prototypes: Literal["tokens", "random"]  # of the old model (paper), or normal (released)
     layout: Literal["tokens", "released"]  # released: reshaped where the old model is LaBraM
-    loss: Literal["cosine", "mae", "infonce"]  # cosine: equation 7
+    affine: bool  # standardised input and constants; paper: false
+    start: Literal["zeros", "regression"]  # of B, or all computed; paper: zeros
+    ridge: NonNegativeFloat  # penalty of the regression, per window
+    centre: Literal["none", "subject", "causal"]  # features by subject; paper: none
+    loss: Literal["cosine", "centred", "centred_kl", "mae", "infonce"]  # cosine: equation 7
+    kl_weight: NonNegativeFloat  # of the predictions' divergence in centred_kl
     align: Literal["last", "input"]  # layer whose representations the loss compares
     temperature: PositiveFloat  # of infonce
     lr: PositiveFloat | None  # of Adam; null: found by `search`
-    epochs: PositiveInt
+    epochs: NonNegativeInt  # 0: the regression alone
     batch: PositiveInt
+
+    @model_validator(mode="after")
+    def _parts_fit(self):
+        if self.start == "regression" and (not self.affine or self.layout == "released"):
+            raise ValueError("start: expected affine: true and layout: tokens with regression")
+        if self.start == "zeros" and self.epochs == 0:
+            raise ValueError("epochs: expected at least 1 with start: zeros, found 0")
+        if self.loss == "centred_kl" and self.align == "input":
+            raise ValueError("loss: expected align: last with centred_kl, found input")
+        return self
 
 
 class Search(Section):

@@ -1,24 +1,45 @@
-"""Two-stage selection of the bridge's positions (section 3.3): m by probing, then l by CKA.
+"""Choices without labels: the bridge's positions, its settings, its threshold.
 
-``m = argmax_i probe_i`` (equation 4) and ``l = argmax_j CKA(new output m, old input j)``
-(equation 5). No label is read: the probe predicts the teacher's pseudo-labels.
+Two-stage selection of positions (section 3.3): ``m = argmax_i probe_i`` (equation 4) and
+``l = argmax_j CKA(new output m, old input j)`` (equation 5), where the probe predicts the teacher's
+pseudo-labels. Settings are compared, and a threshold is calibrated, by predictions of bridges on
+paired subjects that they were not fitted to.
 """
+
+from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
+from scipy.linalg import helmert
+from scipy.special import logsumexp, softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross_val_score
+from sklearn.model_selection import (
+    GroupKFold,
+    StratifiedGroupKFold,
+    StratifiedKFold,
+    cross_val_score,
+)
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.class_weight import compute_sample_weight
 from threadpoolctl import threadpool_limits
+from torch import Tensor
 
 from biox.cka import linear_cka, varies
+from biox.training import fit_rows, predict
+
+if TYPE_CHECKING:
+    from biox.activations import FrozenDirection
 
 log = logging.getLogger(__name__)
+
+OVERLAP = 0.5
+"""Windows overlap in time: so many independent ones does each stand for, in `Offsets`."""
 
 
 class Selection(NamedTuple):
@@ -209,3 +230,161 @@ def _alive(which: str, layers: Sequence[np.ndarray], given: int | None) -> list[
     if dead:
         log.warning("%s layers %s: the same for every window, never chosen", which, dead)
     return alive
+
+
+# --- settings and threshold -----------------------------------------------------------------------
+
+
+def out_of_fold(
+    frozen: FrozenDirection, *, seed: int = 0, lr: float = 1e-3, n_folds: int = 5, **bridge: Any
+) -> np.ndarray:
+    """Class probabilities [n, classes] of the paired windows, each from a bridge without it.
+
+    Folds are by subject. `agreement` of these with the teacher compares bridges without a label,
+    and `calibration` learns from them.
+
+    Parameters
+    ----------
+    frozen : FrozenDirection
+    seed, n_folds : int
+    lr : float
+    **bridge
+        Put over the section `bridge` of the settings.
+    """
+    cached = frozen.activations["pair"]
+    folds = GroupKFold(min(n_folds, len(np.unique(cached.subjects))))
+    frozen = frozen.override(lr=lr, **bridge)
+    pooled, probabilities = frozen.pairs("pair").pooled, np.empty(cached.logits.shape)
+    for rows, held in folds.split(pooled, groups=cached.subjects):
+        if frozen.settings.bridge.epochs == 0:  # nothing to train, so no history either
+            model = frozen.bridge(seed, rows)
+        else:
+            model = fit_rows(frozen, rows, seed)[0]
+        probabilities[held] = predict(model, pooled[held]).numpy()
+    return probabilities
+
+
+def calibration(probabilities: np.ndarray, teacher: np.ndarray) -> tuple[float, np.ndarray]:
+    """Fit scale s and offset o of ``softmax(s log p + o)`` to the teacher's probabilities.
+
+    Both are [n, classes], of windows that the method was not fitted on. Cross-entropy, every
+    pseudo-class with the same weight; s is not negative. No label is read.
+    """
+    log_p, target = (torch.from_numpy(np.asarray(x, float)) for x in (probabilities, teacher))
+    log_p = log_p.clamp_min(1e-9).log()
+    weights = torch.from_numpy(compute_sample_weight("balanced", target.argmax(1).numpy()))
+    s = torch.zeros((), dtype=torch.double, requires_grad=True)  # log of the scale
+    o = torch.zeros(target.shape[1], dtype=torch.double, requires_grad=True)
+    optimizer = torch.optim.LBFGS([s, o], max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        cross = -(target * (s.exp() * log_p + o).log_softmax(1)).sum(1)
+        loss = (weights * cross).mean() + 1e-3 * (s**2 + (o**2).sum())
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return s.detach().exp().item(), o.detach().numpy()
+
+
+def calibrated(probabilities: np.ndarray, scale: float, offset: np.ndarray) -> np.ndarray:
+    """Apply a `calibration` to probabilities [n, classes]."""
+    log_p = np.log(np.maximum(probabilities, 1e-9))
+    return softmax(scale * log_p + offset, axis=1)
+
+
+class Offsets(NamedTuple):
+    """Predictions as class means, an offset a subject, and noise; see `fit_offsets`.
+
+    Attributes
+    ----------
+    means : ndarray, [classes, classes - 1]
+        NaN for a class that the teacher never predicts.
+    within, between : ndarray, [classes - 1, classes - 1]
+        Covariance of windows around their subject's class means, and of the subjects' offsets.
+    """
+
+    means: np.ndarray
+    within: np.ndarray
+    between: np.ndarray
+
+
+def _log_ratios(probabilities: np.ndarray) -> np.ndarray:
+    """Log-probabilities [n, classes] without what softmax ignores: [n, classes - 1]."""
+    log_p = np.log(np.maximum(probabilities, 1e-6))
+    return log_p @ helmert(log_p.shape[1]).T
+
+
+def fit_offsets(
+    probabilities: np.ndarray, pseudo_labels: np.ndarray, subjects: np.ndarray
+) -> Offsets:
+    """Fit ``t = mean of the class + offset of the subject + noise`` to log-ratios t of predictions.
+
+    Offsets and noise are normal; maximum likelihood by EM. No label is read.
+
+    Parameters
+    ----------
+    probabilities : ndarray, [n, classes]
+        Of windows that the method was not fitted on.
+    pseudo_labels : ndarray, [n]
+        The teacher's, on these windows.
+    subjects : ndarray, [n]
+    """
+    t = _log_ratios(probabilities)
+    of_class = (pseudo_labels[:, None] == np.arange(probabilities.shape[1])).astype(float)
+    of_subject = (subjects[:, None] == np.unique(subjects)).astype(float)
+    of_class, of_subject = (x / np.maximum(x.sum(0), 1) for x in (of_class, of_subject))
+    n = OVERLAP / of_subject.max(0)[:, None, None]  # windows of each subject
+    within = between = np.eye(t.shape[1]) * (t.var(0).mean() + 1e-6)
+    offsets = np.zeros((of_subject.shape[1], t.shape[1]))
+    for _ in range(30):
+        of_window = (of_subject > 0) @ offsets
+        means = of_class.T @ (t - of_window)
+        left = t - means[pseudo_labels]
+        variance = np.linalg.inv(np.linalg.inv(between) + n * np.linalg.inv(within))
+        pull = np.linalg.solve(within, (of_subject.T @ left)[:, :, None])
+        offsets = (variance @ (n * pull))[:, :, 0]
+        offsets -= offsets.mean(0)
+        noise = left - (of_subject > 0) @ offsets
+        within = noise.T @ noise / len(t) + 1e-6 * np.eye(t.shape[1])
+        between = offsets.T @ offsets / len(offsets) + variance.mean(0)
+    means[of_class.sum(0) == 0] = np.nan
+    return Offsets(means, within, between)
+
+
+def remove_offsets(fitted: Offsets, probabilities: np.ndarray, subjects: np.ndarray) -> np.ndarray:
+    """Class probabilities [n, classes] after each subject's offset is estimated and taken out.
+
+    Of a new subject neither the offset nor the share of the classes is known. Where its predictions
+    fall into groups as far apart as the class means, the groups tell the offset; where they do not,
+    it stays near zero, and the subject may have a single class. Needs all windows of a subject
+    (transductive). Classes count as equally likely in the result.
+    """
+    t, out = _log_ratios(probabilities), np.empty(probabilities.shape)
+    known = np.flatnonzero(~np.isnan(fitted.means).any(1))
+    means, precision = fitted.means[known], np.linalg.inv(fitted.within)
+    prior = np.linalg.inv(fitted.between)
+
+    def densities(x: np.ndarray, offset: np.ndarray) -> np.ndarray:
+        left = x[:, None] - means - offset
+        return -0.5 * np.einsum("nci,ij,ncj->nc", left, precision, left)
+
+    for subject in np.unique(subjects):
+        x, found = t[subjects == subject], []
+        n = OVERLAP * len(x)
+        for offset in (0 * means[0], x.mean(0) - means.mean(0), *(x.mean(0) - means)):
+            share = np.full(len(known), 1 / len(known))
+            for _ in range(25):
+                joint = densities(x, offset) + np.log(share)
+                weights = softmax(joint, axis=1)
+                share = (n * weights.mean(0) + 1 / len(known)) / (n + 1)
+                pull = precision @ (x - weights @ means).mean(0) * n
+                offset = np.linalg.solve(n * precision + prior, pull)
+            likelihood = OVERLAP * logsumexp(joint, axis=1).sum() - 0.5 * offset @ prior @ offset
+            found.append((likelihood, offset))
+        best = max(found, key=lambda pair: pair[0])[1]
+        own = np.zeros((len(x), len(fitted.means)))
+        own[:, known] = softmax(densities(x, best), axis=1)
+        out[subjects == subject] = own
+    return out

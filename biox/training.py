@@ -91,8 +91,40 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 }
 
 
-def _loss(name: str, temperature: float) -> Callable[[Tensor, Tensor], Tensor]:
-    return partial(infonce_loss, temperature=temperature) if name == "infonce" else LOSSES[name]
+def objective(
+    model: BridgedModel, pair: Pairs, loss: str, temperature: float = 0.1, kl_weight: float = 0.3
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the loss of this name between h~ and h, [batch, tokens, features] each.
+
+    Besides `LOSSES`: ``centred`` is the cosine after the mean of the target over all pairs has been
+    subtracted from both; a constant then gains nothing from it. ``centred_kl`` adds `kl_weight`
+    times the Kullback-Leibler divergence of the predictions of the teacher's head from h~ and h,
+    in which every pseudo-class weighs the same.
+    """
+    if loss in LOSSES:
+        return partial(infonce_loss, temperature=temperature) if loss == "infonce" else LOSSES[loss]
+    total, counts, device = 0.0, 0, model.bridge.A.device
+    with torch.no_grad():
+        for rows in torch.arange(len(pair.pooled)).split(64):
+            target = pair.batch(rows, device)[1]
+            total = total + target.double().sum(0)
+            if loss == "centred_kl":
+                answers = model.logits(target).argmax(1)
+                counts = counts + torch.bincount(answers, minlength=model.head.out_features)
+    mean = (total / len(pair.pooled)).to(target)
+
+    def centred(h: Tensor, target: Tensor) -> Tensor:
+        return cosine_loss(h - mean, target - mean)
+
+    def centred_kl(h: Tensor, target: Tensor) -> Tensor:
+        p, q = (model.logits(x).log_softmax(dim=1) for x in (target, h))
+        kl = F.kl_div(q, p, reduction="none", log_target=True).sum(1)
+        return centred(h, target) + kl_weight * (weights[p.argmax(1)] * kl).mean()
+
+    if loss == "centred":
+        return centred
+    weights = len(pair.pooled) / ((counts > 0).sum() * counts.clamp_min(1))
+    return centred_kl
 
 
 # --- selection without labels ---------------------------------------------------------------------
@@ -109,14 +141,31 @@ def agreement(probabilities: Tensor | np.ndarray, pseudo_labels: Tensor | np.nda
     return float(np.mean([given[labels == c].mean() for c in np.unique(labels)]))
 
 
-def best_epoch(history: pd.DataFrame) -> int:
+def best_epoch(history: pd.DataFrame, first: int = 1) -> int:
     """Return the epoch of best agreement on val; of equals that of lowest val loss, then the first.
 
-    Epoch 0, before training, does not compete.
+    Epoch 0, before training, does not compete unless `first` is 0.
     """
-    trained = history[history["epoch"] > 0]
+    trained = history[history["epoch"] >= first]
     order = np.lexsort([trained["epoch"], trained["val"], -trained["agreement"]])
     return int(trained["epoch"].iloc[order[0]])
+
+
+def centre_by_subject(pooled: Tensor, subjects: np.ndarray, centre: str = "subject") -> Tensor:
+    """Subtract each subject's mean from its pooled features [n, d_m], rows in order of time.
+
+    The mean is that of all windows of the subject, future ones too, so it needs recordings as a
+    whole (transductive); ``causal``, of the windows up to the row itself; ``none``: nothing is
+    subtracted.
+    """
+    centred = pooled.clone()
+    for subject in np.unique(subjects) if centre != "none" else ():
+        own = torch.from_numpy(subjects == subject)
+        centred[own] -= pooled[own].mean(0)
+        if centre == "causal":
+            counts = torch.arange(1, own.sum() + 1).unsqueeze(1)
+            centred[own] = pooled[own] - pooled[own].cumsum(0) / counts
+    return centred
 
 
 # --- training -------------------------------------------------------------------------------------
@@ -134,11 +183,14 @@ def train_bridge(
     loss: str = "cosine",
     align: str = "last",
     temperature: float = 0.1,
+    kl_weight: float = 0.3,
+    first: int = 1,
 ) -> pd.DataFrame:
     """Train ``model.bridge`` in place with Adam; keep the epoch that agrees best on val.
 
     The seed decides the order of windows. With ``align="input"`` the loss compares at the input of
-    layer l, which the bridge itself writes; the temperature is that of infonce.
+    layer l, which the bridge itself writes; see `objective` for the losses. With ``first=0`` the
+    start competes with the epochs.
 
     Returns
     -------
@@ -151,11 +203,13 @@ def train_bridge(
     FloatingPointError
         The loss is not finite; the message names epoch and learning rate.
     """
-    compare, device, n = _loss(loss, temperature), model.bridge.A.device, len(pair.pooled)
+    compare = objective(model, pair, loss, temperature, kl_weight)
+    device, n = model.bridge.A.device, len(pair.pooled)
     optimizer = torch.optim.Adam(model.bridge.parameters(), lr=lr, fused=True)
     generator = torch.Generator().manual_seed(seed)
     evaluate = partial(_evaluate, model, compare=compare, align=align)
     history = [(0, evaluate(pair)[0], *evaluate(val))]
+    best = copy.deepcopy(model.bridge.state_dict())
     for epoch in trange(1, epochs + 1, desc=f"bridge, seed {seed}", disable=None):
         with _located(f"in epoch {epoch} at learning rate {lr:g}"):
             total = 0.0
@@ -172,7 +226,7 @@ def train_bridge(
             history.append((epoch, total / n, *evaluate(val)))
             if not np.isfinite(history[-1]).all():
                 raise FloatingPointError(f"expected a finite loss, found {total / n} on pair")
-        if best_epoch(_table(history)) == epoch:
+        if best_epoch(_table(history), first) == epoch:
             best = copy.deepcopy(model.bridge.state_dict())
     model.bridge.load_state_dict(best)
     return _table(history)
@@ -207,13 +261,6 @@ def _evaluate(
         bridged.append(model.logits(last).softmax(dim=1).cpu())
         pseudo_labels.append(model.logits(true).argmax(dim=1).cpu())
     return total / len(pairs.pooled), agreement(torch.cat(bridged), torch.cat(pseudo_labels))
-
-
-def mean_loss(
-    model: BridgedModel, pairs: Pairs, *, loss: str = "cosine", align="last", temperature=0.1
-) -> float:
-    """Mean loss over all pairs, by default that of equation 7."""
-    return _evaluate(model, pairs, _loss(loss, temperature), align)[0]
 
 
 @torch.no_grad()
@@ -259,19 +306,29 @@ def fit(
     FloatingPointError
         As in `train_bridge`.
     """
-    settings = frozen.settings.override("bridge", bridge | {"lr": lr}).bridge
-    model = frozen.bridge(seed, **bridge).to(device_of(frozen.settings))
-    pair, val = (frozen.pairs(split, settings.align) for split in ("pair", "val"))
+    rows = None
     if share is not None:
         rows = share_rows(frozen.activations["pair"].subjects, share, seed)
-        pair = Pairs(pair.pooled[rows], pair.target[rows])
-    names = ("lr", "epochs", "loss", "align", "temperature")
-    options = {name: getattr(settings, name) for name in names}
-    history = train_bridge(model, pair, val, batch_size=settings.batch, seed=seed, **options)
+    frozen = frozen.override(lr=lr, **bridge)
+    model, history, best = fit_rows(frozen, rows, seed)
     probabilities = predict(model, frozen.pairs("test").pooled).numpy()
     n_parameters = model.bridge.n_parameters
-    best = best_epoch(history)
     return Result("BioX-Bridge", seed, probabilities, n_parameters, lr, history, best), model.cpu()
+
+
+def fit_rows(
+    frozen: FrozenDirection, rows: np.ndarray | None, seed: int
+) -> tuple[BridgedModel, pd.DataFrame, int]:
+    """Fit a bridge to some of the paired windows: model, history, epoch that was kept."""
+    settings = frozen.settings.bridge
+    pair, val = (frozen.pairs(split, settings.align) for split in ("pair", "val"))
+    pair = pair if rows is None else Pairs(pair.pooled[rows], pair.target[rows])
+    model = frozen.bridge(seed, rows).to(device_of(frozen.settings))
+    names = ("lr", "epochs", "loss", "align", "temperature", "kl_weight")
+    options = {name: getattr(settings, name) for name in names}
+    options |= {"first": int(settings.start == "zeros"), "batch_size": settings.batch}
+    history = train_bridge(model, pair, val, seed=seed, **options)
+    return model, history, best_epoch(history, options["first"])
 
 
 # --- seeds and learning rates ---------------------------------------------------------------------
