@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 
 from biox.data.readers import Origin, natural
+from biox.data.readers.files import edf_header, read_signals
 from biox.data.readers.labels import constant
-from biox.data.readers.recordings import edf_units, read_signals
 from biox.data.windows import UNLABELLED, Recording, Signal
 
 ABOUT = Origin(
@@ -111,7 +111,7 @@ def read_record(path: Path) -> Signal:
 def _signal_names(path: Path) -> list[str]:
     """Names of the signals as a file's header states them."""
     if path.suffix.lower() != ".hea":
-        return list(edf_units(path))
+        return edf_header(path)["fields"]["name"]
     import wfdb
 
     try:
