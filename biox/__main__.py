@@ -122,7 +122,8 @@ def _row(recording, classes) -> dict:
     sizes, beats = [], []
     for name, signal in signals.items():
         size = amplitude(signal)[0]
-        sizes.append(f"{name} {np.nanmin(size):.3g}-{np.nanmax(size):.3g} {signal.unit}")
+        ends = dict.fromkeys(f"{x:.3g}" for x in (size.min(), size.max()))
+        sizes.append(f"{name} {' to '.join(ends)} {signal.unit}")
         if name in ("ecg", "ppg"):
             beats.append(f"{name} {beats_per_minute(signal, name):.0f}")
         try:

@@ -94,6 +94,15 @@ def test_z_scores_leave_pauses_out():
     assert got.values[:, kept].std() == pytest.approx(1, abs=1e-6)
 
 
+def test_channels_of_one_modality_come_at_the_highest_of_their_rates(tmp_path, caplog):
+    fast, slow = odd.brain(odd.clock(30, 200)), np.sin(2 * np.pi * 3 * odd.clock(30, 100)) * 50
+    odd.edf(tmp_path / "a.edf", [("F3", "uV", fast, 200), ("C3", "uV", slow, 100)])
+    got = read(tmp_path, {"eeg": ["F3", "C3"]}).signals["eeg"]
+    assert got.rate == 200 and "eeg of [100.0, 200.0] Hz brought to one rate" in caplog.text
+    np.testing.assert_allclose(got.values[0], fast, atol=0.1)
+    np.testing.assert_allclose(got.values[1][::2], slow, atol=0.1)
+
+
 @pytest.mark.parametrize(("onsets", "kind", "message"), [
     (PAUSE, "EDF+C", "record 60 at 59 s, the next at 100 s"),
     ([*range(60), *range(30, 90)], "EDF+D", "record 60 at 59 s, the next at 30 s"),
@@ -178,6 +187,10 @@ def test_fog_clocks_that_say_something_else_are_refused(tmp_path, caplog):
     np.savetxt(path, np.concatenate([table[:6000], table[5000:]]), delimiter=",", fmt="%.7g")
     with pytest.raises(ValueError, match="found 10 after 11.998 in row 6001"):
         fog.read(tmp_path, "001")
+    table = np.loadtxt(odd.fog(path), delimiter=",")
+    table[:, 1] = np.round(table[:, 1] + np.random.default_rng(0).uniform(0, 0.004, len(table)), 3)
+    np.savetxt(path, table, delimiter=",", fmt="%.7g")  # a clock that jitters loses no rows
+    assert fog.read(tmp_path, "001")[0].seconds == 20
     write_fog(tmp_path, rows=600)  # noise where the time should be
     assert fog.read(tmp_path, "001")[0].seconds == 1.2 and "no clock in column 2" in caplog.text
 

@@ -94,8 +94,7 @@ def _recording(base: Path, name: str, subject: str, source: str) -> Recording:
         path = plain if plain.is_file() else plain.with_suffix(".csv.gz")
         table = _table(path, ["Time [s]", *(column for (column,) in CHANNELS.values())])
         values = {modality: table[list(names)].to_numpy().T for modality, names in CHANNELS.items()}
-        steps = np.diff(table["Time [s]"])  # in 0.01 s from 100 s on
-        rate = RATE if steps.max(initial=0) < 2.5 / RATE else float("nan")
+        rate = RATE if np.diff(table["Time [s]"]).max(initial=0) < 2.5 / RATE else np.nan
     if rate != RATE:
         raise ValueError(f"{path}: expected {RATE:g} Hz without a gap, found other steps of time")
     numerics = _table(base / f"{name}_Numerics.csv", ["Time [s]", "HR"])

@@ -1,8 +1,7 @@
 """One file of signals: a WFDB record, EDF or BDF, or anything else that MNE reads.
 
 A header is checked against its file before it is believed. Samples stand where the file's own clock
-puts them. Pauses, and what the file marks as bad, are NaN. What MNE or wfdb warn of is logged with
-the file's name.
+puts them; pauses, and what the file marks as bad, are NaN. Warnings of MNE and wfdb are logged.
 """
 
 import logging
@@ -14,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from biox.data.conditioning import VOLTS
+from biox.data.conditioning import VOLTS, interpolated
 from biox.data.windows import Marked, Signal
 
 log = logging.getLogger(__name__)
@@ -60,8 +59,7 @@ def read_file(
     Returns
     -------
     signals : dict of str to Signal
-        By modality, each at its own rate from the first sample on. Voltages come in mV (ECG) or uV
-        (other modalities), other quantities in the unit the file states.
+        By modality, from the first sample on. Voltages come in mV (ECG) or uV, others as stated.
     marked : list of Marked
         Pauses, and stretches that the file marks as bad.
     begins : float
@@ -101,15 +99,17 @@ def read_file(
     signals = {}
     for modality, names in channels.items():
         chosen = [picks.index(name) for name in names]
-        rates, units = {rows.rates[i] for i in chosen}, [rows.units[i] for i in chosen]
-        if len(rates) > 1:
-            raise ValueError(f"{path}: expected {modality} of one rate, found {sorted(rates)} Hz")
-        x, shown = np.stack([rows.values[i] for i in chosen]), SHOWN.get(modality, "uV")
+        rates, units = [rows.rates[i] for i in chosen], [rows.units[i] for i in chosen]
+        rate, shown, parts = max(rates), SHOWN.get(modality, "uV"), [rows.values[i] for i in chosen]
+        if min(rates) < rate:
+            log.warning("%s: %s of %s Hz brought to one rate", path, modality, sorted(set(rates)))
+            parts = [interpolated(x[None], r, rate)[0] for x, r in zip(parts, rates, strict=True)]
+        x = np.stack([part[: min(map(len, parts))] for part in parts])
         if set(units) <= set(VOLTS):
             x *= np.array([[VOLTS[unit]] for unit in units]) / VOLTS[shown]
             units = [shown]
         unit = units[0] if len(set(units)) == 1 and units[0] else "a.u."
-        signals[modality] = Signal(x, rates.pop(), unit, tuple(map(str, names)))
+        signals[modality] = Signal(x, rate, unit, tuple(map(str, names)))
     return signals, rows.marked, rows.begins
 
 

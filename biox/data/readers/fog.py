@@ -114,10 +114,7 @@ def _recording(base: Path, path: Path, subject: str, source: str) -> Recording:
 
 
 def _on_the_clock(path: Path, table: pd.DataFrame) -> tuple[pd.DataFrame, list[Marked]]:
-    """Put each row where the time column has it, and NaN where rows are lost.
-
-    Where that column is no clock, rows follow each other, and a line says so.
-    """
+    """Put rows where the time column has them, NaN between; say so where it is no clock."""
     times = pd.to_numeric(table.pop(TIME_COLUMN), errors="coerce").to_numpy(dtype=float)
     steps, n = np.diff(times), min(round(RATE), len(times) - 1)
     step = np.median(times[n:] - times[:-n]) / n if n and np.mean(steps >= 0) > 0.99 else 0.0
@@ -131,7 +128,8 @@ def _on_the_clock(path: Path, table: pd.DataFrame) -> tuple[pd.DataFrame, list[M
         log.warning("%s: no clock in column 2: rows are taken as %g Hz", path, RATE)
         return table, []
     seconds = steps * unit
-    longest = 1.5 * max(1 / RATE, np.min(seconds[seconds > 0]))
+    jitter = np.mean(np.abs(seconds * RATE - 1) > 0.25) > 0.001  # or a coarse clock
+    longest = max(0.012, 1.5 * np.min(seconds[seconds > 0])) if jitter else 1.5 / RATE
     late = np.cumsum(np.round(np.where(seconds > longest, seconds * RATE - 1, 0)))
     wrong = (seconds < -longest) | ~np.isfinite(seconds) | (late > 24 * 3600 * RATE)
     if wrong.any():

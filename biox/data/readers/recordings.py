@@ -10,10 +10,9 @@ stop_s    end of the segment
 label     one of the classes, or empty for a stretch without a label
 ========  ======================================================================
 
-A file appears once for each labelled segment and belongs to one subject; time that no segment
-covers is unlabelled. Tables of spreadsheets are read, too (semicolons with decimal commas, tabs,
-UTF-16).
-Blanks around names do not count, nor does case in those of subjects.
+A file appears once for each labelled segment, and belongs to one subject; time that no segment
+covers is unlabelled. What spreadsheets make of the table is read, too (semicolons with decimal
+commas, tabs, UTF-16). Blanks around names do not count, nor does case in those of subjects.
 
 In params.yaml, under ``datasets``, beside the keys that every data set has::
 
