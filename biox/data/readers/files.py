@@ -348,7 +348,7 @@ def _onsets(path: Path, header: dict) -> np.ndarray:
         return np.arange(n) * seconds
     content = np.memmap(path, np.uint8, "r", header["start"], (n, sum(samples) * width))
     first, onsets = sum(samples[: at or 0]) * width, np.full(n, np.nan)
-    for i, note in enumerate(content[:, first : first + samples[at or 0] * width]):
+    for i, note in enumerate(np.array(content[:, first : first + samples[at or 0] * width])):
         found = re.match(rb"[+-]\d+(\.\d*)?(?=[\x14\x15])", note.tobytes())
         onsets[i] = float(found[0]) if found else np.nan
     wrong = np.diff(onsets) - seconds
