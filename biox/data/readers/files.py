@@ -319,11 +319,11 @@ def edf_header(path: Path) -> dict:
         except ValueError:
             raise ValueError(f"{path}: expected an EDF file, found a foreign or cut one") from None
     width = 3 if fixed[:1] == "\xff" else 2  # BDF has 24-bit samples
-    if start != 256 * (n + 1) or min(samples, default=-1) < 0 or not 0 < seconds < np.inf:
-        raise ValueError(
-            f"{path}: expected {256 * (n + 1)} bytes of header and records that last some time, "
-            f"found {start} bytes, records of {seconds:g} s and {samples} samples: no rate"
-        )
+    wrong = f"{256 * (n + 1)} bytes of header, found {start}" if start != 256 * (n + 1) else ""
+    if min(samples, default=-1) < 0 or not 0 < seconds < np.inf:
+        wrong = f"records that last some time, found {seconds:g} s with {samples} samples: no rate"
+    if wrong:
+        raise ValueError(f"{path}: expected {wrong}")
     record = sum(samples) * width
     if records == -1:  # the recorder was not stopped properly
         records = (size - start) // record
@@ -348,7 +348,7 @@ def _onsets(path: Path, header: dict) -> np.ndarray:
         return np.arange(n) * seconds
     content = np.memmap(path, np.uint8, "r", header["start"], (n, sum(samples) * width))
     first, onsets = sum(samples[: at or 0]) * width, np.full(n, np.nan)
-    for i, note in enumerate(content[:, first : first + samples[at or 0] * width]):
+    for i, note in enumerate(np.array(content[:, first : first + samples[at or 0] * width])):
         found = re.match(rb"[+-]\d+(\.\d*)?(?=[\x14\x15])", note.tobytes())
         onsets[i] = float(found[0]) if found else np.nan
     wrong = np.diff(onsets) - seconds
