@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -155,8 +154,8 @@ def centre_by_subject(pooled: Tensor, subjects: np.ndarray, centre: str = "subje
     """Subtract each subject's mean from its pooled features [n, d_m], rows in order of time.
 
     The mean is that of all windows of the subject, future ones too, so it needs recordings as a
-    whole (transductive); ``causal``, of the windows up to the row itself; ``none``: nothing is
-    subtracted.
+    whole (transductive); ``causal``, of the windows up to the row itself. ``within`` adds the mean
+    of all rows: what is left of a fit is how features differ within subjects. ``none``: unchanged.
     """
     centred = pooled.clone()
     for subject in np.unique(subjects) if centre != "none" else ():
@@ -165,7 +164,7 @@ def centre_by_subject(pooled: Tensor, subjects: np.ndarray, centre: str = "subje
         if centre == "causal":
             counts = torch.arange(1, own.sum() + 1).unsqueeze(1)
             centred[own] = pooled[own] - pooled[own].cumsum(0) / counts
-    return centred
+    return centred + pooled.mean(0) if centre == "within" else centred
 
 
 # --- training -------------------------------------------------------------------------------------
@@ -211,21 +210,23 @@ def train_bridge(
     history = [(0, evaluate(pair)[0], *evaluate(val))]
     best = copy.deepcopy(model.bridge.state_dict())
     for epoch in trange(1, epochs + 1, desc=f"bridge, seed {seed}", disable=None):
-        with _located(f"in epoch {epoch} at learning rate {lr:g}"):
-            total = 0.0
-            for rows in torch.randperm(n, generator=generator).split(batch_size):
-                pooled, target = pair.batch(rows, device)  # Pool(h_m) of new, h_L of old
-                h = model.bridge(pooled)  # h~_l, equation 6
-                if align == "last":
-                    h = model.tail(h)  # h~_L = f_old_{>l}(h~_l)
-                value = compare(h, target)  # equation 7
-                optimizer.zero_grad(set_to_none=True)
-                value.backward()
-                optimizer.step()
-                total += value.item() * len(rows)
-            history.append((epoch, total / n, *evaluate(val)))
-            if not np.isfinite(history[-1]).all():
-                raise FloatingPointError(f"expected a finite loss, found {total / n} on pair")
+        total = 0.0
+        for rows in torch.randperm(n, generator=generator).split(batch_size):
+            pooled, target = pair.batch(rows, device)  # Pool(h_m) of new, h_L of old
+            h = model.bridge(pooled)  # h~_l, equation 6
+            if align == "last":
+                h = model.tail(h)  # h~_L = f_old_{>l}(h~_l)
+            value = compare(h, target)  # equation 7
+            optimizer.zero_grad(set_to_none=True)
+            value.backward()
+            optimizer.step()
+            total += value.item() * len(rows)
+        history.append((epoch, total / n, *evaluate(val)))
+        if not np.isfinite(history[-1]).all():
+            raise FloatingPointError(
+                f"bridge: expected a finite loss, found {total / n} on pair, "
+                f"in epoch {epoch} at learning rate {lr:g}"
+            )
         if best_epoch(_table(history), first) == epoch:
             best = copy.deepcopy(model.bridge.state_dict())
     model.bridge.load_state_dict(best)
@@ -234,15 +235,6 @@ def train_bridge(
 
 def _table(history: Sequence[tuple]) -> pd.DataFrame:
     return pd.DataFrame(history, columns=["epoch", "train", "val", "agreement"])
-
-
-@contextmanager
-def _located(where: str) -> Iterator[None]:
-    """Say where in training a number stopped being finite."""
-    try:
-        yield
-    except FloatingPointError as error:
-        raise FloatingPointError(f"bridge: {error}, {where}") from None
 
 
 @torch.no_grad()
@@ -306,7 +298,7 @@ def fit(
     FloatingPointError
         As in `train_bridge`.
     """
-    rows = None
+    rows = slice(None)
     if share is not None:
         rows = share_rows(frozen.activations["pair"].subjects, share, seed)
     frozen = frozen.override(lr=lr, **bridge)
@@ -317,12 +309,11 @@ def fit(
 
 
 def fit_rows(
-    frozen: FrozenDirection, rows: np.ndarray | None, seed: int
+    frozen: FrozenDirection, rows: np.ndarray | slice, seed: int
 ) -> tuple[BridgedModel, pd.DataFrame, int]:
     """Fit a bridge to some of the paired windows: model, history, epoch that was kept."""
     settings = frozen.settings.bridge
-    pair, val = (frozen.pairs(split, settings.align) for split in ("pair", "val"))
-    pair = pair if rows is None else Pairs(pair.pooled[rows], pair.target[rows])
+    pair, val = frozen.pairs("pair", settings.align, rows), frozen.pairs("val", settings.align)
     model = frozen.bridge(seed, rows).to(device_of(frozen.settings))
     names = ("lr", "epochs", "loss", "align", "temperature", "kl_weight")
     options = {name: getattr(settings, name) for name in names}
