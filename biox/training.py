@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -210,23 +211,21 @@ def train_bridge(
     history = [(0, evaluate(pair)[0], *evaluate(val))]
     best = copy.deepcopy(model.bridge.state_dict())
     for epoch in trange(1, epochs + 1, desc=f"bridge, seed {seed}", disable=None):
-        total = 0.0
-        for rows in torch.randperm(n, generator=generator).split(batch_size):
-            pooled, target = pair.batch(rows, device)  # Pool(h_m) of new, h_L of old
-            h = model.bridge(pooled)  # h~_l, equation 6
-            if align == "last":
-                h = model.tail(h)  # h~_L = f_old_{>l}(h~_l)
-            value = compare(h, target)  # equation 7
-            optimizer.zero_grad(set_to_none=True)
-            value.backward()
-            optimizer.step()
-            total += value.item() * len(rows)
-        history.append((epoch, total / n, *evaluate(val)))
-        if not np.isfinite(history[-1]).all():
-            raise FloatingPointError(
-                f"bridge: expected a finite loss, found {total / n} on pair, "
-                f"in epoch {epoch} at learning rate {lr:g}"
-            )
+        with _located(f"in epoch {epoch} at learning rate {lr:g}"):
+            total = 0.0
+            for rows in torch.randperm(n, generator=generator).split(batch_size):
+                pooled, target = pair.batch(rows, device)  # Pool(h_m) of new, h_L of old
+                h = model.bridge(pooled)  # h~_l, equation 6
+                if align == "last":
+                    h = model.tail(h)  # h~_L = f_old_{>l}(h~_l)
+                value = compare(h, target)  # equation 7
+                optimizer.zero_grad(set_to_none=True)
+                value.backward()
+                optimizer.step()
+                total += value.item() * len(rows)
+            history.append((epoch, total / n, *evaluate(val)))
+            if not np.isfinite(history[-1]).all():
+                raise FloatingPointError(f"expected a finite loss, found {total / n} on pair")
         if best_epoch(_table(history), first) == epoch:
             best = copy.deepcopy(model.bridge.state_dict())
     model.bridge.load_state_dict(best)
@@ -235,6 +234,15 @@ def train_bridge(
 
 def _table(history: Sequence[tuple]) -> pd.DataFrame:
     return pd.DataFrame(history, columns=["epoch", "train", "val", "agreement"])
+
+
+@contextmanager
+def _located(where: str) -> Iterator[None]:
+    """Say where in training a number stopped being finite."""
+    try:
+        yield
+    except FloatingPointError as error:
+        raise FloatingPointError(f"bridge: {error}, {where}") from None
 
 
 @torch.no_grad()
