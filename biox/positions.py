@@ -234,8 +234,8 @@ def remove_offsets(
     pseudo-labels. Of a new subject neither offset nor share of the classes is known: where its
     predictions fall into groups as far apart as the class means, the groups tell the offset; where
     they do not, it stays near zero, and the subject may have a single class. No label is read, but
-    all windows of a subject are (transductive). Predictions stay as they are where some class is
-    not more probable, held out, where the teacher predicts it.
+    all windows of a subject are (transductive). Predictions stay as they are where, held out, classes
+    are on average no more probable in the windows for which the teacher predicts them.
 
     Parameters
     ----------
@@ -304,6 +304,6 @@ def _fit_offsets(probabilities, labels, subjects) -> tuple[np.ndarray, ...] | No
         within = noise.T @ noise / len(t) + 1e-6 * np.eye(t.shape[1])
         between = offsets.T @ offsets / len(offsets) + variance.mean(0)
     log_p = (means @ helmert(probabilities.shape[1]))[:, known]  # of class (row) in its windows
-    if (log_p.argmax(0) != np.arange(len(known))).any():
+    if np.trace(log_p - log_p.mean(0)) <= 0:
         return None
     return known, means, np.linalg.inv(within), np.linalg.inv(between)
