@@ -234,7 +234,7 @@ def remove_offsets(
     pseudo-labels. Of a new subject neither offset nor share of the classes is known: where its
     predictions fall into groups as far apart as the class means, the groups tell the offset; where
     they do not, it stays near zero, and the subject may have a single class. No label is read, but
-    all windows of a subject are (transductive). Predictions stay as they are where, held out, classes
+    all windows of a subject are (transductive). Predictions stay as they are where held-out classes
     are on average no more probable in the windows for which the teacher predicts them.
 
     Parameters
