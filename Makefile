@@ -79,14 +79,9 @@ repro: .venv/.installed ## the whole pipeline: data, teachers, bridges, baseline
 	@$(PY) -c "$$PROGRESS"
 	@echo "Where to look: notebooks/executed/08_table1.ipynb and figures/tables/table1.md"
 
-report: .venv/.installed ## what was executed, as HTML pages in site/
-	@echo "Turning executed notebooks into HTML (nbconvert); nothing is executed."
-	@rm -rf site
-	@.venv/bin/jupyter nbconvert --to html --log-level WARN --output-dir site notebooks/executed/*.ipynb
-	@{ echo '<!doctype html><meta charset="utf-8"><title>biox</title><h1>biox</h1><ul>'; \
-	  for page in site/*.html; do name=$$(basename "$$page" .html); \
-	    echo "<li><a href=\"$$name.html\">$$name</a></li>"; done; echo '</ul>'; } > site/index
-	@mv site/index site/index.html
+report: .venv/.installed ## what was executed, as a site in site/
+	@echo "Building the site from README, executed notebooks and docstrings (MkDocs); nothing is executed."
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet
 	@echo "Where to look: site/index.html"
 
 test: .venv/.installed ## the tests
@@ -95,8 +90,8 @@ test: .venv/.installed ## the tests
 
 lint: .venv/.installed ## style of code and notebooks
 	@echo "Checking style and format (ruff)."
-	@.venv/bin/ruff check biox tests notebooks data
-	@.venv/bin/ruff format --check biox tests notebooks data
+	@.venv/bin/ruff check biox tests notebooks data docs
+	@.venv/bin/ruff format --check biox tests notebooks data docs
 
 bench: .venv/.installed ## what a training step of each method costs, at the published sizes
 	@echo "Measuring training steps with the published models, one process at a time (a quarter of an hour)."

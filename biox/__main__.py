@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Mapping
+from hashlib import blake2b
 from types import ModuleType
 
 import numpy as np
@@ -26,12 +27,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def check(name: str, folder: str) -> int:
-    """Read every subject as a run would, and print what is there. Nothing is written.
+    """Read every subject as a run would, and print a row for each recording. Nothing is written.
 
     Parameters
     ----------
     name : str
         A data set of params.yaml, which may name its reader, channels and classes; or a reader.
+        ``recordings`` alone takes the channels whose names or types say what they are.
     folder : str
 
     Returns
@@ -49,24 +51,26 @@ def check(name: str, folder: str) -> int:
     try:
         reader = reader_named((dataset and dataset.reader) or name)
         options = dataset.reader_options() if dataset else {}
-        if not (reader.CLASSES or options):
-            raise ValueError(f"{name}: expected a data set of params.yaml with picks and classes")
         present = reader.subjects(folder)
+        if not (reader.CLASSES or options):
+            options = {"channels": None, "classes": reader.labels(folder)}
     except (OSError, ValueError) as error:
         print(error)
         return 1
     splits = dataset.splits if dataset else {}
     expected = reader.ABOUT.subjects or sum(map(list, splits.values()), []) or present
-    rows = [
-        {"subject": subject} | _look(reader, folder, subject, options)
-        if subject in present
-        else {"subject": subject, "status": "missing", "note": "no files"}
-        for subject in tqdm(sorted({*expected, *present}, key=natural), disable=None)
-    ]
+    rows: list[dict] = []
+    seen: dict[bytes, str] = {}
+    for subject in tqdm(sorted({*expected, *present}, key=natural), disable=None):
+        if subject in present:
+            rows += _look(reader, folder, subject, options, seen)
+        else:
+            rows.append({"subject": subject, "verdict": "missing", "note": "no files"})
     print(pd.DataFrame(rows).fillna("").to_string(index=False))
-    sound = {row["subject"] for row in rows if row["status"] == "ok"}
-    hours = sum(row.get("minutes", 0) for row in rows) / 60
-    print(f"{len(sound)} of {len(rows)} subjects sound, {hours:.1f} hours of signal")
+    doubtful = {row["subject"] for row in rows if row["verdict"] != "ok"}
+    sound = {row["subject"] for row in rows} - doubtful
+    hours = sum(row.get("minutes", 0) for row in rows if row["verdict"] != "damaged") / 60
+    print(f"{len(sound)} of {len(sound | doubtful)} subjects sound, {hours:.1f} hours of signal")
     if set(expected) <= sound:
         return 0
     about = reader.ABOUT
@@ -86,42 +90,88 @@ def _dataset(name: str):
         return None
 
 
-def _look(reader: ModuleType, folder: str, subject: str, options: Mapping) -> dict:
-    """One row of the table: status, minutes, rates, minutes of each class, and what is wrong."""
-    minutes, rates, labels, unusable = 0.0, {}, Counter(), Counter()
-    classes = options.get("classes", reader.CLASSES)
+def _look(
+    reader: ModuleType, folder: str, subject: str, options: Mapping, seen: dict[bytes, str]
+) -> list[dict]:
+    """Rows of the table: one for each recording of a subject, or why it cannot be read."""
+    rows = []
     try:
         for recording in reader.read(folder, subject, **options):
-            minutes += recording.seconds / 60
-            rates |= {name: f"{name} {x.rate:g} Hz" for name, x in recording.signals.items()}
-            found = Counter(recording.label(t, t + 1.0) for t in np.arange(int(recording.seconds)))
-            labels.update({name: found[i] / 60 for i, name in enumerate(classes) if found[i]})
-            unusable.update(_unusable(recording))
+            row = {"subject": subject} | _row(recording, options.get("classes", reader.CLASSES))
+            rows.append(row)
+            copies = _copies(recording, seen)
+            if copies and row["verdict"] == "ok":
+                row |= {"verdict": "copy", "note": f"same samples as {', '.join(copies)}"}
     except Exception as error:  # a check must survive whatever a damaged file does
-        kind = "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
-        status = "missing" if isinstance(error, FileNotFoundError) else "damaged"
-        return {"status": status, "note": kind + " ".join(str(error).split())}
-    note = ", ".join(f"{n:.1f} min {reason}" for reason, n in unusable.most_common(3))
+        kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
+        verdict = "missing" if isinstance(error, FileNotFoundError) else "damaged"
+        note = kind + " ".join(str(error).split())
+        rows.append({"subject": subject, "verdict": verdict, "note": note})
+    return rows
+
+
+def _row(recording, classes) -> dict:
+    """What a recording is and holds, and whether a run should use it.
+
+    ``implausible``: refused where a model reads volts; ``doubtful``: used, with a warning.
+    """
+    from biox.data.quality import amplitude, bad_windows, beats_per_minute, checked, implausible
+
+    verdict, notes = "ok", []
+    signals = recording.aligned(recording.signals)
+    sizes, beats = [], []
+    for name, signal in signals.items():
+        size = amplitude(signal)[0]
+        ends = dict.fromkeys(f"{x:.3g}" for x in (size.min(), size.max()))
+        sizes.append(f"{name} {' to '.join(ends)} {signal.unit}")
+        if name in ("ecg", "ppg"):
+            beats.append(f"{name} {beats_per_minute(signal, name):.0f}")
+        try:
+            if checked(signal, name, recording.name, absolute=name == "eeg") is not signal:
+                level = np.abs(amplitude(signal)[2]).max()
+                notes.append(f"{name} has a level of up to {level:.4g} {signal.unit}, taken off")
+        except ValueError as error:
+            verdict, notes = "implausible", [*notes, str(error)]
+        else:
+            if text := implausible(signal, name):
+                verdict, notes = ("doubtful" if verdict == "ok" else verdict), [*notes, text]
+    piece = min(PIECE, recording.seconds)
+    starts = np.arange(int(recording.seconds / piece)) * piece
+    reasons = Counter(bad_windows(signals, starts, piece, recording.marked))
+    if not reasons.pop("", 0):
+        notes.insert(0, f"{recording.name}: expected sound signals, found none ({list(reasons)})")
+        verdict = "damaged"
+    found = Counter(recording.label(t, t + 1.0) for t in np.arange(int(recording.seconds)))
+    notes += [f"{n * piece / 60:.1f} min {reason}" for reason, n in reasons.most_common(3)]
+    pauses = [b - a for a, b, why in recording.marked if why in ("a pause", "lost rows")]
+    marked = sum(b - a for a, b, _ in recording.marked) - sum(pauses)
     return {
-        "status": "ok",
-        "minutes": round(minutes, 1),
-        "rates": ", ".join(rates.values()),
-        "minutes of a class": ", ".join(f"{name} {n:.1f}" for name, n in labels.items()),
-        "note": note,
+        "verdict": verdict,
+        "minutes": round(recording.seconds / 60, 1),
+        "rates": ", ".join(f"{name} {signal.rate:g} Hz" for name, signal in signals.items()),
+        "minutes of a class": ", ".join(
+            f"{name} {found[i] / 60:.1f}" for i, name in enumerate(classes) if found[i]
+        ),
+        "recording": recording.name,
+        "gaps": f"{len(pauses)}, {sum(pauses):.1f} s" if pauses else "",
+        "marked": f"{marked:.1f} s" if recording.marked and marked else "",
+        "amplitude": ", ".join(sizes),
+        "beats/min": ", ".join(beats),
+        "note": ", ".join(notes),
     }
 
 
-def _unusable(recording) -> dict[str, float]:
-    """Minutes by reason; raises ValueError where nothing would be left, or lengths differ."""
-    from biox.data.windows import bad_windows
-
-    signals = recording.aligned(recording.signals)
-    piece = min(PIECE, recording.seconds)
-    starts = np.arange(int(recording.seconds / piece)) * piece
-    reasons = Counter(reason for reason in bad_windows(signals, starts, piece) if reason)
-    if sum(reasons.values()) == len(starts):
-        raise ValueError(f"{recording.name}: expected sound signals, found none ({list(reasons)})")
-    return {reason: n * piece / 60 for reason, n in reasons.items()}
+def _copies(recording, seen: dict[bytes, str]) -> list[str]:
+    """Other recordings seen before that hold a piece of the same samples."""
+    where, found = f"{recording.name} of {recording.subject}", set()
+    signal = next(iter(recording.signals.values()))
+    n = round(PIECE * signal.rate)
+    for first in range(0, signal.values.shape[1] - n + 1, n):
+        piece = np.ascontiguousarray(signal.values[:, first : first + n])
+        if np.isfinite(piece).all() and (piece.std(axis=1) > 0).all():
+            other = seen.setdefault(blake2b(piece, digest_size=16).digest(), where)
+            found |= {other} - {where}
+    return sorted(found)
 
 
 if __name__ == "__main__":

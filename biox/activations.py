@@ -320,7 +320,7 @@ def load_windows(settings: Settings, direction: str, split: str) -> tuple[Tensor
         With both signals, named by `window_key`.
     """
     d = settings.direction(direction)
-    keys = [window_key(settings, d.dataset, key) for key in (d.new_key, d.old)]
+    keys = [window_key(settings, d.dataset, key) for key in (d.new_key, d.old_key)]
     windows = Windows.load(PATHS.windows(d.dataset, split), keys)
     x_new, x_old = (torch.from_numpy(windows.signals[key]) for key in keys)
     return x_new, x_old, windows
@@ -401,7 +401,8 @@ class FrozenDirection:
     @property
     def models(self) -> str:
         """Both models in a few words: ``labram tiny -> hubert_ecg tiny``."""
-        old, new = (self.settings.backbone(k) for k in (self.direction.old, self.direction.new_key))
+        d = self.direction
+        old, new = (self.settings.backbone(k) for k in (d.old_key, d.new_key))
         return f"{old.name} {old.size} -> {new.name} {new.size}"
 
     def override(self, **bridge: Any) -> FrozenDirection:
@@ -490,7 +491,7 @@ def load_direction(
         name=name,
         direction=d,
         new=frozen_backbone(settings, d.new_key, windows),
-        old=frozen_backbone(settings, d.old, windows, tuned),
+        old=frozen_backbone(settings, d.old_key, windows, tuned),
         head=load_head(folder),
         m=m,
         l=l,

@@ -67,10 +67,15 @@ def _centred(X: np.ndarray, name: str) -> np.ndarray:
         )
     if not np.isfinite(X).all():
         raise ValueError(f"linear_cka: expected finite values in {name}, found NaN or infinity")
-    X = X - X.mean(axis=0)
-    if not np.any(np.abs(X) > 1e-12 * max(1.0, np.abs(X).max(initial=0.0))):
+    if not varies(X):
         raise ValueError(f"linear_cka: expected {name} to vary between windows, found a constant")
-    return X
+    return X - X.mean(axis=0)
+
+
+def varies(X: np.ndarray) -> bool:
+    """Whether features [n, d] differ between windows by more than rounding, or are not finite."""
+    X = np.asarray(X, dtype=np.float64)
+    return not np.all(np.abs(X - X.mean(axis=0)) <= 1e-12 * max(1.0, np.abs(X).max(initial=0.0)))
 
 
 def _biased_hsic(X: np.ndarray, Y: np.ndarray) -> float:

@@ -11,24 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import pydantic
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    StringConstraints,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic.functional_validators import AfterValidator, model_validator
 
 Modality = Literal["ecg", "ppg", "eeg", "emg"]
 Share = Annotated[float, Field(gt=0, le=1)]
-Name = Annotated[str, StringConstraints(min_length=1)]
+Name = Annotated[str, pydantic.StringConstraints(min_length=1)]
 
 
 def _distinct(values: list) -> list:
@@ -40,12 +30,13 @@ def _distinct(values: list) -> list:
 Seeds = Annotated[list[int], Field(min_length=1), AfterValidator(_distinct)]
 LearningRates = Annotated[list[PositiveFloat], Field(min_length=1), AfterValidator(_distinct)]
 Names = Annotated[list[Name], Field(min_length=1), AfterValidator(_distinct)]
+Picks = Annotated[list[Name | PositiveInt], Field(min_length=1), AfterValidator(_distinct)]
 
 
 class Section(BaseModel):
     """A section of params.yaml: no other keys, nothing converted, nothing changed later."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+    model_config = dict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
 
 
 class Direction(Section):
@@ -54,7 +45,8 @@ class Direction(Section):
     dataset: str
     old: Modality
     new: Modality
-    new_model: str | None = None  # key of `backbones`; null: the one named like the modality
+    new_model: str | None = None  # key of `backbones` (Table 3); null: as `models` says
+    models: dict[Modality, str] = {}  # keys of `backbones`, where not named like the modality
     m: NonNegativeInt | None = None  # new layer to read after; null: chosen by probing
     l: NonNegativeInt | None = None  # old layer to write before; null: chosen by CKA
     seeds: Seeds | None = None  # null: those of all directions
@@ -68,9 +60,14 @@ class Direction(Section):
         return self
 
     @property
+    def old_key(self) -> str:
+        """Key of the old model in `backbones`."""
+        return self.models.get(self.old, self.old)
+
+    @property
     def new_key(self) -> str:
-        """Key of the new model in `backbones`; the old model's key is its modality."""
-        return self.new_model or self.new
+        """Key of the new model in `backbones`."""
+        return self.new_model or self.models.get(self.new, self.new)
 
 
 class Dataset(Section):
@@ -81,15 +78,17 @@ class Dataset(Section):
     reader: str | None = None  # module of biox.data.readers; null: the data set's own name
     seconds: PositiveFloat  # length of a window
     step: PositiveFloat  # from one window's start to the next, in seconds
-    condition_per: Literal["recording", "window"]  # what filters and z-scores see at once
+    # What filters and z-scores see at once; stretch: z-scores see one split of a recording.
+    condition_per: Literal["recording", "stretch", "window"]
     resampling: Literal["linear", "polyphase"] = "linear"  # polyphase: with an anti-alias filter
     # Subjects: train (teacher), val, pair (bridge, no labels), test; or `all`, if split by time.
     splits: dict[Literal["train", "val", "pair", "test", "all"], Names]
     protocol: Literal["by_subject", "blocked_windows", "shuffled_windows"] = "by_subject"
     channels: dict[Modality, PositiveInt] = {}  # where not the backbone's default
-    picks: dict[Modality, Names] = {}  # own recordings: channels by modality, as files name them
+    picks: dict[Modality, Picks] = {}  # own recordings: channels by modality, as files name them
     classes: Names | None = None  # own recordings: the labels, in the order of their indices
     labels: Literal["valence", "arousal", "dominance"] | None = None  # of DREAMER
+    threshold: float | None = None  # of DREAMER's ratings, 1 to 5: above it is high
 
     @model_validator(mode="after")
     def _consistent(self):
@@ -99,11 +98,16 @@ class Dataset(Section):
         seen: dict[str, str] = {}
         for split, subjects in self.splits.items():
             for subject in subjects:
-                if seen.setdefault(subject, split) != split:
+                if seen.setdefault(subject.strip().casefold(), split) != split:
                     raise ValueError(
                         f"splits: expected each subject in one split, "
-                        f"found {subject} in {seen[subject]} and {split}"
+                        f"found {subject} in {seen[subject.strip().casefold()]} and {split}"
                     )
+        if self.condition_per == "stretch" and self.protocol == "shuffled_windows":
+            raise ValueError(
+                "condition_per: expected recording or window, found stretch: shuffled windows "
+                "have no stretches"
+            )
         for modality, names in self.picks.items():
             if self.channels.get(modality, len(names)) != len(names):
                 raise ValueError(
@@ -122,6 +126,7 @@ class Dataset(Section):
     def reader_options(self) -> dict[str, Any]:
         """Return the keyword arguments of the reader besides folder and subject."""
         given = {"channels": self.picks, "classes": self.classes, "target": self.labels}
+        given |= {"threshold": self.threshold}
         return {name: value for name, value in given.items() if value}
 
 
@@ -140,7 +145,7 @@ class Simulate(Section):
     """Simulated recordings."""
 
     seed: int
-    datasets: list[Literal["wesad", "fog", "isruc"]]  # whose raw formats are written
+    datasets: list[Literal["wesad", "fog", "isruc", "dreamer"]]  # whose raw formats are written
 
 
 class PretrainedModel(Section):
@@ -163,6 +168,21 @@ class Pretrain(Section):
     mask: Annotated[float, Field(ge=0, lt=1)]  # share of tokens hidden for reconstruction
     seed: int
     models: dict[str, PretrainedModel]  # keys of `backbones`
+
+
+class DualMask(Section):
+    """Masked pretraining of the twelve-lead ECG encoder; the weights are kept in git."""
+
+    windows: PositiveInt  # simulated, each of another person
+    intra: Annotated[float, Field(gt=0, lt=1)]  # share of the patches hidden in each lead
+    inter: Annotated[float, Field(gt=0, lt=1)]  # share of the leads hidden whole
+    mixes: dict[str, Annotated[float, Field(ge=0, le=1)]]  # share of windows with whole leads
+    epochs: PositiveInt
+    batch: PositiveInt
+    lr: PositiveFloat  # of AdamW, at its peak
+    warmup: Annotated[float, Field(ge=0, lt=1)]  # share of the steps
+    weight_decay: NonNegativeFloat
+    seed: int
 
 
 class Teacher(Section):
@@ -303,6 +323,7 @@ class Settings(Section):
     backbones: dict[str, BackboneChoice]
     simulate: Simulate
     pretrain: Pretrain
+    dual_mask: DualMask
     teacher: Teacher
     activations: ActivationSettings
     positions: Positions
@@ -323,12 +344,12 @@ class Settings(Section):
                 _known(key, modality, self.backbones)
                 if dataset.classes is not None:
                     _known(f"{key} (picks of {direction.dataset})", modality, dataset.picks)
-            _known(f"{key}.new_model", direction.new_key, self.backbones)
-            if self.modality(direction.new_key) != direction.new:
-                raise ValueError(
-                    f"{key}.new_model: expected a model of {direction.new}, "
-                    f"found {direction.new_key} of {self.modality(direction.new_key)}"
-                )
+            named = [(f"models.{m}", model, m) for m, model in direction.models.items()]
+            for field, model, of in (*named, ("new_model", direction.new_key, direction.new)):
+                _known(f"{key}.{field}", model, self.backbones)
+                if self.modality(model) != of:
+                    found = f"found {model} of {self.modality(model)}"
+                    raise ValueError(f"{key}.{field}: expected a model of {of}, {found}")
             for section in ("bridge", "baselines"):
                 self._merged(section, getattr(direction, section), where=f"{key}.{section}")
         for key, choice in self.backbones.items():
@@ -368,7 +389,7 @@ class Settings(Section):
             key
             for d in self.directions.values()
             if d.dataset == dataset
-            for key in (d.old, d.new_key)
+            for key in (d.old_key, d.new_key)
         }
         return [key for key in self.backbones if key in used]
 
@@ -404,7 +425,7 @@ def _validated(kind: type[Section], content: Any, where: str = "") -> Any:
     """Build a section; the first error becomes one sentence with key, expectation and finding."""
     try:
         return kind.model_validate(content)
-    except ValidationError as error:
+    except pydantic.ValidationError as error:
         first = error.errors()[0]
     key = ".".join(str(part) for part in (where, *first["loc"]) if part != "")
     reason = first["msg"].removeprefix("Value error, ")

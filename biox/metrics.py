@@ -100,7 +100,8 @@ def save_results(
     folder.mkdir(parents=True, exist_ok=True)
     predictions, curves = [], []
     for r in results:
-        assert np.isnan(r.probabilities).any() == bool(r.failed), f"{r.method}, seed {r.seed}"
+        broken = not np.isfinite(r.probabilities).all()
+        assert broken == bool(r.failed), f"{r.method}, seed {r.seed}: NaN if and only if it failed"
         about = {"method": r.method, "direction": direction, "seed": r.seed}
         predictions.append(prediction_frame(windows, r.probabilities, **about))
         curves.append(r.history.assign(method=r.method, seed=r.seed, best=r.best_epoch))
@@ -177,11 +178,15 @@ def probabilities_of(frame: pd.DataFrame) -> np.ndarray:
     Raises
     ------
     ValueError
-        Some are NaN: a failed run has no score.
+        Some are not finite (a failed run has no score), or a label's class has none.
     """
     p = frame.filter(regex="^p ").dropna(axis=1, how="all").to_numpy()
-    if p.size == 0 or np.isnan(p).any():
-        raise ValueError("predictions: expected probabilities for every window, found NaN")
+    broken, labels = int((~np.isfinite(p)).any(axis=1).sum()), frame["label"]
+    if broken or p.size == 0 or not labels.between(0, p.shape[1] - 1).all():
+        raise ValueError(
+            f"predictions: expected probabilities of every class for every window, found NaN in "
+            f"{broken} of {len(p)}, {p.shape[1]} classes, labels {sorted(set(labels))}"
+        )
     return p
 
 
@@ -196,7 +201,9 @@ def _counts(frames: Frames) -> np.ndarray:
     counts = np.array(counts).reshape(len(frames), len(subjects), k, k)
     absent = np.flatnonzero(counts[0].sum(axis=(0, 2)) == 0).tolist()
     if absent:
-        raise ValueError(f"scores: expected windows of every class, found none of class {absent}")
+        names = [name[2:] for name in frames[0].filter(regex="^p ").dropna(axis=1, how="all")]
+        found = f"{absent} ({', '.join(names[k] for k in absent)})"
+        raise ValueError(f"scores: expected windows of every class, found none of class {found}")
     return counts
 
 
@@ -245,6 +252,13 @@ def auroc(frame: pd.DataFrame) -> float:
 def collapsed(frame: pd.DataFrame) -> bool:
     """Whether every window is predicted to be of the same class."""
     return len(np.unique(probabilities_of(frame).argmax(axis=1))) == 1
+
+
+def never_predicted(frame: pd.DataFrame) -> list[str]:
+    """Names of the classes that a run predicts for no window."""
+    p = frame.filter(regex="^p ").dropna(axis=1, how="all")
+    predicted = set(probabilities_of(frame).argmax(axis=1))
+    return [name.removeprefix("p ") for k, name in enumerate(p) if k not in predicted]
 
 
 def random_scores(labels: np.ndarray, n_classes: int) -> dict[str, float]:

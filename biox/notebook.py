@@ -11,7 +11,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,9 @@ class Run:
         parts = [f"{name}{value}" for name, value in sorted(self.overridden.items())]
         return "-".join([item, *(re.sub(r"[^\w.]+", "_", part) for part in parts)])
 
+
+_OF_IPYTHON = re.compile(r"_+|_i{0,3}|_[iod]h|_i?\d+|_exit_code|__\w+__")
+"""Names that IPython and Python put into a page."""
 
 _TYPES = {"str": str, "int": int, "float": (int, float), "bool": bool, "list": list}
 
@@ -65,7 +68,9 @@ def load_parameters(notebook: str, namespace: Mapping[str, Any], section: str | 
     given = {
         name: value
         for name, value in namespace.items()
-        if isinstance(value, simple) and not name.startswith("_") and name not in ("In", "Out")
+        if isinstance(value, simple)
+        and not _OF_IPYTHON.fullmatch(name)
+        and name not in ("In", "Out")
     }
     for name, value in given.items():
         if name not in declared:
@@ -146,6 +151,31 @@ def provenance(run: Run, files: Sequence[Path | str] = ()) -> Any:
         "peak memory": f"{memory:.1f} GiB",
     }
     return pd.DataFrame({"": rows}).style.set_properties(**{"text-align": "left"})
+
+
+def source(function: Callable) -> Any:
+    """Show a function's lines in a page, without its docstring."""
+    import inspect
+
+    from IPython.display import Code
+
+    text = re.sub(r'\n *""".*?"""(?=\n)', "", inspect.getsource(function), count=1, flags=re.S)
+    return Code(text, language="python")
+
+
+def reported(direction: str) -> Any:
+    """Tabulate the paper's Table 1 on a transfer (``reported.yaml``), a row a method.
+
+    Scores are per cent; `trained parameters (M)` are millions. Empty for transfers that the paper
+    does not have.
+    """
+    import pandas as pd
+    import yaml
+
+    rows = yaml.safe_load(Path("notebooks/reported.yaml").read_text())["table1"].get(direction, {})
+    names = ("balanced accuracy", "macro F1", "weighted F1", "trained parameters (M)")
+    rows = {method: dict(zip(names, values, strict=False)) for method, values in rows.items()}
+    return pd.DataFrame(rows, index=names).T
 
 
 def _commit() -> str:

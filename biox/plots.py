@@ -29,8 +29,10 @@ METHOD_COLOURS = {
     "Oracle": "black",
 }
 MODALITY_COLOURS = {"ecg": "#8c1c13", "ppg": "#1b6e53", "eeg": "#4b3f8f", "emg": "#8a6d1d"}
-WIDTH = 7.5
-"""Of a figure, in inches: text of 11 pt prints at that size."""
+WIDTH = 6.5
+"""Of a figure with two panels a row, in inches: text of 11 pt prints at that size."""
+COLUMN = 5.0
+"""Of a figure with one panel a row: shown on a phone, its text is 11 pixels high."""
 
 
 def theme() -> None:
@@ -41,8 +43,8 @@ def theme() -> None:
     plt.rcParams.update(dict.fromkeys(names, 11))
     plt.rcParams.update(
         {
-            "figure.dpi": 80,
-            "savefig.dpi": 120,
+            "figure.dpi": 100,
+            "savefig.dpi": 150,
             "svg.hashsalt": "biox",
             "figure.constrained_layout.use": True,
             "axes.spines.top": False,
@@ -61,12 +63,12 @@ def save(figure: Figure, folder: str, name: str, root: Path | str = "figures") -
 
 
 def direction_name(direction: str) -> str:
-    """Write a direction out: ``isruc-eeg2ecg`` is ``ISRUC: EEG -> ECG``."""
+    """Write a direction out: ``isruc-eeg2ecg`` is ``ISRUC: EEG → ECG``."""
     found = re.fullmatch(r"(\w+)-([a-z]+)2([a-z]+)(?:-(.+))?", direction)
     if found is None:
         return direction
     dataset, old, new, model = found.groups()
-    name = f"{dataset.upper()}: {old.upper()} -> {new.upper()}"
+    name = f"{dataset.upper()}: {old.upper()} → {new.upper()}"
     return f"{name}, {model.replace('_', ' ')}" if model else name
 
 
@@ -74,7 +76,7 @@ def grid(n: int, height: float, columns: int = 2, **options) -> tuple[Figure, li
     """Make `n` panels of a height in inches, at most two a row; `options` go to ``subplots``."""
     columns = min(columns, n)
     rows = -(-n // columns)
-    size = (WIDTH * columns / 2 if n == 1 else WIDTH, height * rows)
+    size = (COLUMN if columns == 1 else WIDTH, height * rows)
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, **options)
     for axis in axes.flat[n:]:
         axis.set_visible(False)
@@ -144,6 +146,8 @@ def plot_confusion(
 ) -> Figure:
     """Draw confusion matrices in per cent of the true class, a panel a name.
 
+    A red frame marks a class that is recognised less often than by guessing.
+
     Parameters
     ----------
     counts : mapping
@@ -151,18 +155,56 @@ def plot_confusion(
     classes : sequence of str, or such a sequence by name
     """
     largest = max(len(matrix) for matrix in counts.values())
-    figure, axes = grid(len(counts), 1.3 + 0.45 * largest)
+    figure, axes = grid(len(counts), 1.5 + 0.45 * largest)
     for axis, (name, matrix) in zip(axes, counts.items(), strict=True):
         names = classes[name] if isinstance(classes, Mapping) else classes
-        names = [text.replace(" ", "\n", 1) for text in names]
+        k, names = len(matrix), [text.replace(" ", "\n", 1) for text in names]
         shares = 100 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
         sns.heatmap(
             shares, ax=axis, annot=True, fmt=".0f", vmin=0, vmax=100, cmap="Blues", cbar=False,
             xticklabels=names, yticklabels=names,
         )  # fmt: skip
+        for row in np.flatnonzero(np.diagonal(shares) < 100 / k):
+            frame = {"fill": False, "ec": "red", "lw": 3, "clip_on": False, "zorder": 3}
+            axis.add_patch(plt.Rectangle((0, row), k, 1, **frame))
         axis.tick_params(axis="y", rotation=0)
+        if sum(map(len, names)) > 20:  # side by side, they would touch
+            axis.tick_params(axis="x", rotation=25)
         axis.set(title=name, xlabel="predicted (%)", ylabel="true")
     return figure
+
+
+def plot_interval(
+    axis: Axes,
+    y: float,
+    value: float,
+    ends: tuple[float, float],
+    dots: Sequence[float] = (),
+    limit: float = np.inf,
+    **style,
+) -> None:
+    """Draw one row of a forest plot: a mean (diamond), its interval (line), subjects (dots).
+
+    Parameters
+    ----------
+    axis : Axes
+    y : float
+    value : float
+    ends : (float, float)
+        NaN: no line.
+    dots : sequence of float
+        One a subject.
+    limit : float
+        A dot further than this from zero becomes a triangle at the edge.
+    **style
+        ``color``, and ``label`` for the legend.
+    """
+    dots, color = np.asarray(dots, float), style.get("color")
+    axis.plot(ends, [y, y], "-", lw=2, color=color)
+    for marker, part in (("o", np.abs(dots) <= limit), ("<", dots < -limit), (">", dots > limit)):
+        x = dots[part].clip(-limit, limit)
+        axis.plot(x, np.full(len(x), y), marker, ms=4.5, color=color, mfc="white", mew=0.8)
+    axis.plot(value, y, "D", ms=6, **style)
 
 
 def plot_scores(frames: Mapping[str, Frames], axis: Axes | None = None, title: str = "") -> Axes:
@@ -180,7 +222,7 @@ def plot_scores(frames: Mapping[str, Frames], axis: Axes | None = None, title: s
     A subject's dot is the recall, mean over the classes that the subject has.
     """
     if axis is None:
-        axis = plt.subplots(figsize=(WIDTH, 0.9 + 0.36 * len(frames)))[1]
+        axis = plt.subplots(figsize=(COLUMN, 0.9 + 0.36 * len(frames)))[1]
     chance = None
     for y, (name, runs) in enumerate(frames.items()):
         if runs is None:
@@ -192,42 +234,10 @@ def plot_scores(frames: Mapping[str, Frames], axis: Axes | None = None, title: s
         value = 100 * np.mean([scores(run)["balanced_accuracy"] for run in runs])
         low, high = 100 * np.array(subject_interval(runs))
         colour = METHOD_COLOURS.get(name, _BLIND[0])
-        dots = 100 * subject_scores(runs)
-        axis.plot([low, high], [y, y], "-", lw=2, color=colour)
-        axis.plot(dots, np.full(len(dots), y), "o", ms=5, color=colour, mfc="white", mew=0.8)
-        axis.plot(value, y, "D", ms=6, color=colour)
+        plot_interval(axis, y, value, (low, high), 100 * subject_scores(runs), color=colour)
     if chance is not None:
         axis.axvline(chance, color="grey", ls=":", zorder=0)
         axis.text(chance, -0.75, "chance", color="grey", ha="center", va="center")
     axis.set_yticks(range(len(frames)), list(frames))
     axis.set(xlabel="balanced accuracy (%)", title=title, ylim=(len(frames) - 0.5, -1.1))
     return axis
-
-
-def plot_parameters_scores(
-    table: pd.DataFrame, axis: Axes, title: str = "", label: str = "method"
-) -> None:
-    """Draw balanced accuracy against trained parameters, with 95 % intervals over subjects.
-
-    Parameters
-    ----------
-    table : DataFrame
-        Of one direction, as from `biox.metrics.score_table`; rows that train nothing are lines.
-    axis : Axes
-    title : str
-    label : str
-        Column that names a row.
-    """
-    table = table.dropna(subset="balanced_accuracy")
-    for _, row in table.iterrows():
-        name, y = row[label], row["balanced_accuracy"]
-        colour = METHOD_COLOURS.get(row["method"], "black")
-        if not row["n_parameters"] > 0:
-            axis.axhline(y, color=colour, ls="--" if name == "Oracle" else ":", label=name)
-            continue
-        ends = np.nan_to_num([[y - row["interval low"]], [row["interval high"] - y]]).clip(min=0)
-        style = {"fmt": "o", "ms": 7, "capsize": 3, "lw": 1.5, "color": colour}
-        axis.errorbar(row["n_parameters"], y, ends, label=name, **style)
-    axis.set(xscale="log", title=title, xlabel="trained parameters")
-    axis.set_ylabel("balanced accuracy (%)")
-    axis.xaxis.set_minor_formatter("")

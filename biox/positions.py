@@ -8,6 +8,7 @@ paired subjects that they were not fitted to.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,12 +27,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from biox.cka import linear_cka
+from biox.cka import linear_cka, varies
 from biox.training import fit_rows, predict
 
 if TYPE_CHECKING:
     from biox.activations import FrozenDirection
 
+log = logging.getLogger(__name__)
 
 OVERLAP = 0.5
 """Windows overlap in time: so many independent ones does each stand for, in `Offsets`."""
@@ -47,7 +49,7 @@ class Selection(NamedTuple):
     l : int
         Old layer (0-based) whose input the bridge writes.
     probe : list of M float
-        Macro-F1 on pseudo-labels, for the output of every new layer (equation 4).
+        Macro-F1 on pseudo-labels, for the output of every new layer (equation 4), NaN where dead.
     cka, cka_biased : list of L float
         Debiased and biased CKA between the output of new layer m and the input of every old
         layer (equation 5). NaN where it is not defined.
@@ -60,13 +62,13 @@ class Selection(NamedTuple):
     cka_biased: list[float]
 
 
-def probe_score(
+def probe_folds(
     features: np.ndarray,
     pseudo_labels: np.ndarray,
     subjects: np.ndarray | None = None,
     n_folds: int = 5,
-) -> float:
-    """Cross-validated macro-F1 of a logistic regression from pooled features to pseudo-labels.
+) -> list[float]:
+    """Macro-F1 in each fold of a logistic regression from pooled features to pseudo-labels.
 
     Parameters
     ----------
@@ -102,7 +104,7 @@ def probe_score(
             )
         folds = StratifiedKFold(n_folds)
         scores = cross_val_score(regression, features, pseudo_labels, cv=folds, scoring="f1_macro")
-        return float(scores.mean())
+        return scores.tolist()
     n_subjects = len(np.unique(subjects))
     if n_subjects < 2:
         raise ValueError(
@@ -116,13 +118,23 @@ def probe_score(
             continue  # everything of one pseudo-class is in the held-out subjects
         predicted = model.fit(features[train], pseudo_labels[train]).predict(features[test])
         # over the classes that the fold's truth or predictions hold
-        scores.append(f1_score(pseudo_labels[test], predicted, average="macro"))
+        scores.append(float(f1_score(pseudo_labels[test], predicted, average="macro")))
     if not scores:
         raise ValueError(
             "probe: expected pseudo-labels of two classes in some training fold, "
             f"found one class a fold for subjects {np.unique(subjects).tolist()}"
         )
-    return float(np.mean(scores))
+    return scores
+
+
+def probe_score(
+    features: np.ndarray,
+    pseudo_labels: np.ndarray,
+    subjects: np.ndarray | None = None,
+    n_folds: int = 5,
+) -> float:
+    """Cross-validated macro-F1 of the probe (equation 4): the mean over `probe_folds`."""
+    return float(np.mean(probe_folds(features, pseudo_labels, subjects, n_folds)))
 
 
 def select_positions(
@@ -148,7 +160,7 @@ def select_positions(
     pseudo_labels : ndarray of int, [n]
     subjects : ndarray of str, [n], optional
     n_folds : int
-        See `probe_score`.
+        See `probe_folds`.
     cka : {"debiased", "biased"}
         Which estimate decides; both are returned.
     m, l : int, optional
@@ -163,8 +175,15 @@ def select_positions(
 
     Notes
     -----
-    Ties go to the earlier layer. An undefined CKA (NaN) is never chosen. Everything runs on one
-    thread, so that no digit depends on the number of cores.
+    Ties go to the earlier layer. A dead layer, the same for every window, and one with an undefined
+    CKA (NaN) are never chosen; a warning names the dead ones. Everything runs on one thread, so
+    that no digit depends on the number of cores.
+
+    Raises
+    ------
+    ValueError
+        A position that is no layer or a dead one, no layer left, or activations that `probe_score`
+        or `linear_cka` object to.
     """
     assert cka in ("debiased", "biased"), cka
     for name, given, layers in (("m", m, new_outputs), ("l", l, old_inputs)):
@@ -172,12 +191,21 @@ def select_positions(
             raise ValueError(
                 f"select_positions: expected {name} in 0..{len(layers) - 1}, found {given}"
             )
+    outputs, inputs = flattened or (new_outputs, old_inputs)
+    alive = [_alive("output of new", outputs, m), _alive("input of old", inputs, l)]
     with threadpool_limits(1):
-        probe = [probe_score(h, pseudo_labels, subjects, n_folds) for h in new_outputs]
-        m = int(np.argmax(probe)) if m is None else m
-        outputs, inputs = flattened or (new_outputs, old_inputs)
-        debiased = [linear_cka(outputs[m], h, debiased=True) for h in inputs]
-        biased = [linear_cka(outputs[m], h) for h in inputs]
+        probe = [
+            probe_score(new_outputs[i], pseudo_labels, subjects, n_folds) if lives else np.nan
+            for i, lives in enumerate(alive[0])
+        ]
+        m = int(np.nanargmax(probe)) if m is None else m
+        debiased, biased = (
+            [
+                linear_cka(outputs[m], inputs[j], debiased=kind) if lives else np.nan
+                for j, lives in enumerate(alive[1])
+            ]
+            for kind in (True, False)
+        )
     deciding = np.array(debiased if cka == "debiased" else biased)
     if np.isnan(deciding).all():
         raise ValueError(
@@ -185,6 +213,20 @@ def select_positions(
             f"{len(pseudo_labels)} windows are too few for features this wide"
         )
     return Selection(m, int(np.nanargmax(deciding)) if l is None else l, probe, debiased, biased)
+
+
+def _alive(which: str, layers: Sequence[np.ndarray], given: int | None) -> list[bool]:
+    """Whether each layer's activations differ between windows; name those that do not."""
+    alive = [varies(h) for h in layers]
+    dead = [i for i, lives in enumerate(alive) if not lives]
+    if given in dead or len(dead) == len(alive):
+        raise ValueError(
+            f"select_positions: expected activations that differ between windows at the {which} "
+            f"layer {given}, found all the same there and in {dead}"
+        )
+    if dead:
+        log.warning("%s layers %s: the same for every window, never chosen", which, dead)
+    return alive
 
 
 # --- settings and threshold -----------------------------------------------------------------------

@@ -131,8 +131,8 @@ def _cell(items, row=False):
     return cell[None] if row else cell[:, None]
 
 
-def write_dreamer(folder, people=None):
-    """``DREAMER.mat`` as its authors nest it."""
+def write_dreamer(folder, people=None, electrodes=None, **fields):
+    """``DREAMER.mat`` as its authors nest it; `electrodes` and more fields beside the data."""
     folder.mkdir(parents=True, exist_ok=True)
     nested = [
         {
@@ -143,8 +143,10 @@ def write_dreamer(folder, people=None):
         }
         for person in people or [dreamer_person()]
     ]
-    rates = {"EEG_SamplingRate": 128, "ECG_SamplingRate": 256}
-    savemat(folder / "DREAMER.mat", {"DREAMER": {"Data": _cell(nested, row=True), **rates}})
+    fields = {"EEG_SamplingRate": 128, "ECG_SamplingRate": 256} | fields
+    if electrodes is not None:
+        fields["EEG_Electrodes"] = _cell(electrodes, row=True)
+    savemat(folder / "DREAMER.mat", {"DREAMER": {"Data": _cell(nested, row=True), **fields}})
     return folder / "DREAMER.mat"
 
 

@@ -204,7 +204,7 @@ def test_activations_that_are_not_finite_name_the_layer(name):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (("labrum",), r"expected one of \['cbramod', 'ecg_fm', 'hubert_ecg'.*found 'labrum'"),
+        (("labrum",), r"expected one of \['cbramod', 'cbramod_ecg', 'ecg_fm'.*found 'labrum'"),
         (("papagei",), r"papagei: expected a size of \['small', 'tiny'\], found 'base'"),
         (("hubert_ecg", "tiny", None, 12), "n_channels of ecg: expected 1, .*found 12"),
         (("papagei", "tiny", None, 2), "n_channels of ppg: expected 1, .*found 2"),

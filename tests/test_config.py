@@ -31,7 +31,7 @@ def put(content, key, value):
 
 def test_the_projects_own_settings_are_valid_and_stay_as_they_are():
     settings = load_settings(ROOT / "params.yaml")
-    assert len([d for d in settings.directions.values() if d.new_model is None]) == 10
+    assert len([d for d in settings.directions.values() if d.new_model is None]) == 12
     assert settings.keys_of("isruc") == ["ecg", "eeg"]
     assert settings.keys_of("wesad")[:2] == ["ecg", "ppg"] and len(settings.keys_of("wesad")) == 7
     with pytest.raises(ValidationError, match="frozen"):
@@ -190,6 +190,17 @@ def test_new_models_are_named_by_key(content, tmp_path):
     swapped = settings.direction("wesad-ppg2ecg-ecg_fm")
     assert (swapped.new_key, settings.modality(swapped.new_key)) == ("ecg_fm", "ecg")
     assert settings.direction("wesad-ppg2ecg").new_key == "ecg"
+
+
+def test_a_direction_may_name_both_models(content, tmp_path):
+    settings = load(content, tmp_path)
+    found = settings.direction("dreamer-ecg2eeg")
+    assert (found.old_key, found.new_key) == ("ecg_cbramod", "eeg_cbramod")
+    assert settings.keys_of("dreamer") == ["ecg_cbramod", "eeg_cbramod"]
+    put(content, "directions.dreamer-ecg2eeg.models", {"ecg": "eeg_cbramod"})
+    message = "dreamer-ecg2eeg.models.ecg: expected a model of ecg, found eeg_cbramod of eeg"
+    with pytest.raises(ValueError, match=message):
+        load(content, tmp_path)
 
 
 def test_paths_device_and_digest(tmp_path):

@@ -32,8 +32,8 @@ SHAPES = {
 SECONDS = {"WESAD": 60, "ISRUC": 30, "FOG": 3}
 # Losses, gradients (of the largest), parameters: a few times the noise of float32, which rectifiers
 # near zero raise in PaPaGei as old model, and which nobody measured for NormWear.
-TOLERANCES = {"losses": 2e-6, "losses_lr0.01": 2e-6, "grad": 1e-5, "param5": 1e-6,
-              "param5_lr0.01": 5e-6}  # fmt: skip
+TOLERANCES = {"losses": 2e-6, "losses_lr0.01": 2e-6, "grad": 1e-5, "param5": 4e-6,
+              "param5_lr0.01": 2e-5}  # fmt: skip
 NOISY = {
     "papagei": {"losses": 1e-4, "losses_lr0.01": 1e-3, "grad": 2e-4, "param5": 3e-4,
                 "param5_lr0.01": 2e-2},

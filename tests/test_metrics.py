@@ -17,6 +17,7 @@ from biox.metrics import (
     calibration_error,
     collapsed,
     confusion,
+    never_predicted,
     paired_difference,
     prediction_frame,
     random_scores,
@@ -127,6 +128,13 @@ def test_classes_of_another_data_set_are_not_this_ones():
 def test_constant_predictions_are_named_collapsed():
     assert collapsed(frame([0, 1, 0], [1, 1, 1]))
     assert not collapsed(frame([0, 1, 0], [1, 1, 0]))
+
+
+def test_classes_never_predicted_are_named():
+    run = frame([0, 1, 2, 0], [0, 0, 2, 0])
+    names = [column.removeprefix("p ") for column in run.filter(regex="^p ")]
+    assert never_predicted(run.assign(**{"p of other data": np.nan})) == [names[1]]
+    assert never_predicted(frame([0, 1], [0, 1])) == []
 
 
 def test_a_prediction_frame_says_who_and_when():

@@ -23,7 +23,8 @@ STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 STAGES = {name: stage.get("do", stage) for name, stage in STAGES.items()}
 # Weights in git are data, not derived anew from each change of the code: they depend on their
 # settings alone, and `dvc repro -f pretrain` makes them again.
-STAGES_OF_CODE = [name for name in STAGES if name != "pretrain"]
+OF_WEIGHTS = ("pretrain", "dual_mask")
+STAGES_OF_CODE = [name for name in STAGES if name not in OF_WEIGHTS]
 SETTINGS_NOT_USED = {"sweep": {"search"}}  # the page reads it only where no lr_from is given
 of_each_stage = pytest.mark.parametrize("stage", STAGES_OF_CODE)
 
@@ -137,6 +138,8 @@ def files_read(path):
             yield node.value
     for call in calls(path):
         *_, owner, kind = ["", *ast.unparse(call.func).split(".")]
+        if (owner, kind) == ("notebook", "reported"):
+            yield "notebooks/reported.yaml"
         if owner != "PATHS" or not hasattr(PATHS, kind):
             continue
         if kind == "results":
@@ -168,7 +171,7 @@ def test_a_stage_depends_on_the_settings_that_its_page_reads(stage):
     listed = [re.sub(r"\$\{.*\}", "x", key).split(".") for key in STAGES[stage].get("params", [])]
     read = set(sections_read(template(stage))) & set(Settings.model_fields)
     missing = read - {key for key, *_ in listed} - SETTINGS_NOT_USED.get(stage, set())
-    assert stage == "pretrain" or not missing, f"{stage}: dvc.yaml leaves out {missing}"
+    assert stage in OF_WEIGHTS or not missing, f"{stage}: dvc.yaml leaves out {missing}"
     for key, *rest in listed:
         section = Settings.model_fields[key].annotation
         if rest and isinstance(section, type) and issubclass(section, Section):
@@ -177,8 +180,9 @@ def test_a_stage_depends_on_the_settings_that_its_page_reads(stage):
 
 def test_weights_in_git_depend_on_their_settings_alone():
     """Neither a fresh clone nor a change of code trains them anew."""
-    assert deps("pretrain") == [] and list(outs("pretrain").values()) == [False]
-    assert all(key.startswith("pretrain.") for key in STAGES["pretrain"]["params"])
+    for stage in OF_WEIGHTS:
+        assert deps(stage) == [] and set(outs(stage).values()) == {False}
+        assert all(key.startswith(stage) for key in STAGES[stage]["params"])
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -236,12 +240,14 @@ def test_stages_come_in_the_right_order():
     for name, direction in SETTINGS.directions.items():
         assert {f"bridge@{name}", f"baselines@{name}", f"positions@{name}"} <= before["table1"]
         needs = {f"teacher@{name}", f"positions@{name}", f"windows@{direction.dataset}"}
-        assert needs | {f"pretrain@{direction.new_key}"} <= before[f"bridge@{name}"]
+        weights = f"pretrain@{direction.new_key}"
+        needs |= {weights if weights in before else "dual_mask"}
+        assert needs <= before[f"bridge@{name}"]
         assert f"baselines@{name}" not in before[f"bridge@{name}"]
     assert {f"sweep@{run}" for run in SETTINGS.ablations.runs} <= before["figure4"]
     one = before[f"bridge@{SETTINGS.ablations.direction}"]
-    assert len([name for name in one if not name.startswith("pretrain")]) == 4
-    assert not [name for name in before if name.startswith("pretrain") and before[name]]
+    assert len([name for name in one if not name.startswith(OF_WEIGHTS)]) == 4
+    assert not [name for name in before if name.startswith(OF_WEIGHTS) and before[name]]
 
 
 # --- what is in git -------------------------------------------------------------------------------
@@ -317,5 +323,5 @@ def test_a_fresh_clone_has_what_dvc_lock_promises():
         stages = {stage.addressing: stage for stage in repo.index.stages}
         assert set(lock) == set(stages)
         for name in lock:
-            if name.startswith("pretrain@"):
+            if name.startswith(OF_WEIGHTS):
                 assert not stages[name].changed(), f"run: dvc repro -f {name}"

@@ -152,3 +152,19 @@ def test_an_undefined_cka_is_never_chosen():
     assert np.isfinite(selection.cka_biased).all()
     with pytest.raises(ValueError, match="expected a defined CKA for some old layer, found none"):
         select_positions([new], [new], labels, flattened=([x], [apart]))
+
+
+def test_a_dead_layer_is_named_and_never_chosen(caplog):
+    rng = np.random.default_rng(0)
+    new, old = ([rng.normal(size=(40, 5)) for _ in range(3)] for _ in range(2))
+    labels = (new[2][:, 0] > 0).astype(int)
+    new[0], old[1] = np.zeros((40, 5)), np.full((40, 5), 0.1)
+    selection = select_positions(new, old, labels)
+    assert selection.m == 2 and selection.l != 1
+    assert (
+        np.isnan(selection.probe[0]) and np.isnan([selection.cka[1], selection.cka_biased[1]]).all()
+    )
+    assert "output of new layers [0]: the same for every window" in caplog.text
+    assert "input of old layers [1]: the same for every window" in caplog.text
+    with pytest.raises(ValueError, match="differ between windows at the input of old layer 1"):
+        select_positions(new, old, labels, l=1)

@@ -160,6 +160,7 @@ def test_a_hostile_pickle_is_refused_and_runs_nothing(call, tmp_path):
 def test_fog_takes_the_columns_of_the_patient_and_session(tmp_path):
     rows = 60
     table = np.tile(np.arange(61.0), (rows, 1)) + np.arange(rows)[:, None] / 100
+    table[:, 1] = np.arange(rows) / 500
     table[:, 60] = 0
     for session in ("001", "003", "008/OFF_1", "008/OFF_2", "009"):
         write_fog(tmp_path / "FilteredData", session, table=table)
@@ -281,6 +282,44 @@ def test_scores_above_three_are_high_and_leads_are_picked(target, want, tmp_path
         dreamer.read(tmp_path, "1", channels={"ecg": ["V1"]})
 
 
+def test_electrodes_are_those_that_the_file_names(tmp_path, caplog):
+    """A file in another order gives the same channels; one without names is taken as published."""
+    person = dreamer_person()
+    order = np.random.default_rng(0).permutation(14)
+    shuffled = person | {"EEG": {k: [x[:, order] for x in v] for k, v in person["EEG"].items()}}
+    names = [dreamer.EEG_CHANNELS[i] for i in order]
+    write_dreamer(tmp_path / "a", [person])
+    want = dreamer.read(tmp_path / "a", "1")[0].signals["eeg"]
+    assert "a/DREAMER.mat: no EEG_Electrodes, so the published order is taken" in caplog.text
+    write_dreamer(tmp_path / "b", [shuffled], names)
+    got = dreamer.read(tmp_path / "b", "1", channels={"eeg": ["O1", "AF3"]})[0].signals["eeg"]
+    np.testing.assert_array_equal(got.values, want.values[[6, 0]])
+    assert "b/DREAMER.mat" not in caplog.text
+
+
+@pytest.mark.parametrize(("fields", "message"), [
+    ({"electrodes": ["Fp1", *dreamer.EEG_CHANNELS[1:]]}, "EEG_Electrodes AF3 .*found Fp1 "),
+    ({"electrodes": ["AF3"] * 14}, "in any order, found AF3 AF3"),
+    ({"electrodes": dreamer.EEG_CHANNELS[:13]}, "expected EEG_Electrodes"),
+    ({"electrodes": [1.0] * 14}, "expected EEG_Electrodes"),
+    ({"EEG_SamplingRate": "fast"}, "expected EEG_SamplingRate in Hz, found"),
+    ({"ECG_SamplingRate": 0}, r"expected ECG_SamplingRate in Hz, found \[0\]"),
+])  # fmt: skip
+def test_a_wrong_head_of_dreamer_is_named(fields, message, tmp_path):
+    write_dreamer(tmp_path, **fields)
+    with pytest.raises(ValueError, match=f"DREAMER.mat: .*{message}") as error:
+        dreamer.read(tmp_path, "1")
+    assert "\n" not in str(error.value)
+
+
+def test_rates_thresholds_and_baselines_of_dreamer(tmp_path):
+    write_dreamer(tmp_path, EEG_SamplingRate=64)
+    found = dreamer.read(tmp_path, "1", threshold=1.5, baselines=True)
+    assert [r.name for r in found[:2]] == ["subject1_clip1", "subject1_clip1_baseline"]
+    assert [r.label(0, 5) for r in found] == [1, UNLABELLED, 1, UNLABELLED, 1, UNLABELLED]
+    assert found[0].signals["eeg"].rate == 64 and found[1].signals["ecg"].seconds == 5
+
+
 def short(**changed):
     return dreamer_person(seconds=4, **changed)
 
@@ -301,7 +340,7 @@ def changed_stimuli(device, change):
     (short(ScoreValence=[2, np.nan, 5]), "found scores .*nan"),
     (short(ScoreValence="high"), "found scores \\['high'\\]"),
     (short(ScoreValence=[2, 4]), "found scores \\[2, 4\\], 3 clips of EEG"),
-    (changed_stimuli("ECG", lambda x: x[:2]), "2 of ECG"),
+    (changed_stimuli("ECG", lambda x: x[:2]), "2 clips of ECG"),
     (changed_stimuli("EEG", lambda x: [x[0], x[1][:, :13], x[2]]),
      "expected numbers \\[samples, 14\\] in clip 2, found float64 of shape .*, 13"),
     (changed_stimuli("EEG", lambda x: [x[0].T, *x[1:]]), "clip 1, found .* shape \\(14, 512\\)"),

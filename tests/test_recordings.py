@@ -208,7 +208,7 @@ def test_a_sound_data_set_of_the_settings_passes(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(("name", "message"), [
-    ("recordings", "expected a data set of params.yaml with picks and classes"),
+    ("recordings", "expected labels.csv .* found nothing"),
     ("wesda", "reader: expected one of bidmc, dreamer, .* found 'wesda'"),
     ("fog", "expected folders 001 .*Mendeley.* found nothing"),
 ])  # fmt: skip

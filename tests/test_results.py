@@ -9,9 +9,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 from biox import plots
+from biox.activations import Activations
 from biox.config import load_settings
 from biox.metrics import (
     Result,
@@ -181,8 +183,8 @@ def test_a_saved_table_has_all_numbers_and_a_readable_side(table, tmp_path):
 @pytest.mark.parametrize(
     ("direction", "name"),
     [
-        ("isruc-eeg2ecg", "ISRUC: EEG -> ECG"),
-        ("wesad-ppg2ecg-hubert_small", "WESAD: PPG -> ECG, hubert small"),
+        ("isruc-eeg2ecg", "ISRUC: EEG → ECG"),
+        ("wesad-ppg2ecg-hubert_small", "WESAD: PPG → ECG, hubert small"),
         ("my own", "my own"),
     ],
 )
@@ -212,7 +214,7 @@ def test_scores_show_every_subject_chance_and_failures(tmp_path):
     assert [label.get_text() for label in axis.get_yticklabels()] == ["KD", "LoRA-KD"]
 
 
-def test_other_pictures_have_their_panels(table):
+def test_other_pictures_have_their_panels():
     signals = {
         "ecg": (np.random.rand(1, 500), 50.0, "mV"),
         "eeg": (np.random.rand(3, 500), 50.0, "uV"),
@@ -225,11 +227,32 @@ def test_other_pictures_have_their_panels(table):
     assert len(shown) == 3
     assert shown[0].get_yticklabels()[1].get_text().replace("\n", " ") == "freezing of gait"
     axis = plots.grid(1, 3)[1][0]
-    plots.plot_parameters_scores(table, axis)
-    assert axis.get_xscale() == "log"
+    plots.plot_interval(axis, 0, 1, (-3, 5), [-20, -1, 2, 30], limit=10, color="C0")
+    markers = {line.get_marker(): line.get_xdata().tolist() for line in axis.lines}
+    assert (markers["o"], markers["<"], markers[">"]) == ([-1, 2], [-10], [10])
+
+
+def test_a_class_recognised_less_often_than_by_guessing_gets_a_frame():
+    counts = {"ours": np.array([[6, 2, 2], [9, 1, 0], [0, 6, 4]])}
+    axis = plots.plot_confusion(counts, ("rest", "stress", "joy")).axes[0]
+    assert [patch.get_xy() for patch in axis.patches] == [(0, 1)]
 
 
 # --- pages ----------------------------------------------------------------------------------------
+
+
+def frozen_layers(test):
+    """Three new and two old layers of noise, on windows of `test`."""
+    n, k = len(test.labels), len(test.classes)
+    layers = torch.randn(5, n, 6, generator=torch.Generator().manual_seed(0)).unbind()
+    about = {key: getattr(test, key) for key in ("labels", "subjects", "recordings", "starts")}
+    about |= {
+        "classes": test.classes,
+        "source": test.source,
+        "tokens": (torch.zeros(4, 6), torch.ones(4, 6)),
+    }
+    logits, last = torch.eye(k)[test.labels], np.zeros((n, 1, 6), np.float32)
+    return Activations(new=layers[:3], old=layers[3:], last=last, logits=logits, **about)
 
 
 @pytest.fixture(scope="module")
@@ -252,6 +275,8 @@ def project(tmp_path_factory):
         ]
         save_results(data / "baselines" / name, others, test, name)
         selection = {"m": 2, "l": 1, "probe": [0.4, 0.5, 0.6], "cka": [0.1, 0.3]}
+        path = data / "activations" / name / "pair.safetensors"
+        frozen_layers(test).save(path)
         (data / "positions").mkdir(exist_ok=True)
         (data / "positions" / f"{name}.json").write_text(json.dumps(selection))
     test = windows("wesad")

@@ -12,7 +12,8 @@ import pytest
 from scipy.io import loadmat
 from scipy.signal import hilbert, welch
 
-from biox.data.simulate import SIMULATORS, fog, isruc, simulate, wesad
+from biox.data.readers import dreamer as dreamer_reader
+from biox.data.simulate import SIMULATORS, dreamer, fog, isruc, simulate, wesad
 from biox.data.simulate import neurophysiology as neuro
 from biox.data.simulate import physiology as phys
 from biox.data.simulate.corpus import KINDS, corpus
@@ -382,3 +383,42 @@ def test_corpus_band_powers_are_those_of_the_signal():
         measured = np.log(p[..., (f >= low) & (f < high)].mean(1).sum(-1) * (f[1] - f[0]))
         assert np.corrcoef(measured, known[f"log_{band}_uv2"])[0, 1] > 0.9
         assert np.median(measured - known[f"log_{band}_uv2"]) == pytest.approx(0, abs=0.4)
+
+
+# DREAMER, one file for all
+
+
+def test_dreamers_file_reads_like_the_original(tmp_path):
+    (path,) = simulate("dreamer", tmp_path, seed=3, subjects=("1", "2"), length=0.2)
+    assert path == tmp_path / "DREAMER.mat"
+    content = loadmat(path)["DREAMER"][0, 0]
+    names = [cell.item() for cell in content["EEG_Electrodes"].ravel()]
+    assert tuple(names) == dreamer_reader.EEG_CHANNELS and content["EEG_SamplingRate"].item() == 128
+    person = content["Data"][0, 1]  # as torcheeg reads it
+    for device, rate, channels in (("EEG", 128, 14), ("ECG", 256, 2)):
+        for part, seconds in (("baseline", 2), ("stimuli", 6)):
+            clips = person[device][0, 0][part][0, 0]
+            assert clips.shape == (18, 1) and clips[17, 0].shape == (seconds * rate, channels)
+    assert person["ScoreArousal"][0, 0].shape == (18, 1)
+    assert len(dreamer_reader.read(tmp_path, "2")) == 18
+    again = simulate("dreamer", tmp_path / "b", seed=3, subjects=("1", "2"), length=0.2, n_jobs=2)
+    assert again[0].read_bytes() == path.read_bytes()
+
+
+def test_moods_of_clips_reach_ratings_and_rates_of_the_heart():
+    """Clips move people alike, less than people differ; without an effect they move no signal."""
+    moods = dreamer.felt(3)
+    assert moods.shape == (18, 3) and abs(moods.mean(0)).max() < 1e-9
+    people = [dreamer.person(3, str(s), length=0.4) for s in range(1, 9)]
+    scores = np.mean([p["ScoreArousal"][:, 0] for p in people], axis=0)
+    assert np.corrcoef(scores, moods[:, 1])[0, 1] > 0.7
+    every = np.concatenate([p["ScoreValence"] for p in people])
+    assert set(np.unique(every)) == {1, 2, 3, 4, 5} and 0.25 < (every > 3).mean() < 0.6
+    quiet = [dreamer.clip_eeg(np.random.default_rng(0), 640, mood, person_traits(), 0.0)
+             for mood in (np.ones(3), -np.ones(3))]  # fmt: skip
+    np.testing.assert_array_equal(*quiet)
+
+
+def person_traits():
+    traits = dict(reaction=np.ones(3), bands=dict.fromkeys(dreamer.LEVELS, 0.0), alpha=np.ones(14))
+    return traits | dict(alpha_hz=10.0, slope=1.2, blinks=5.0, muscle=1.0, level=4200 * np.ones(14))

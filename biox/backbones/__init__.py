@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from biox.backbones.base import Backbone, InputSpec
-from biox.backbones.cbramod import CBraMod
+from biox.backbones.cbramod import CBraMod, CBraModECG
 from biox.backbones.ecg_fm import ECGFM
 from biox.backbones.hubert_ecg import HubertECG
 from biox.backbones.labram import LaBraM
@@ -21,6 +21,7 @@ BACKBONES = {
     "normwear": NormWear,
     "ecg_fm": ECGFM,
     "cbramod": CBraMod,
+    "cbramod_ecg": CBraModECG,
     "plain_cnn": PlainCNN,
 }
 
@@ -38,8 +39,8 @@ def build(
     Parameters
     ----------
     name : str
-        ``labram``, ``hubert_ecg``, ``papagei``, ``normwear``, ``ecg_fm``, ``cbramod`` or
-        ``plain_cnn``.
+        ``labram``, ``hubert_ecg``, ``papagei``, ``normwear``, ``ecg_fm``, ``cbramod``,
+        ``cbramod_ecg`` or ``plain_cnn``.
     size : str
         ``base`` or ``tiny``; ``small``, ``base``, ``large`` or ``tiny`` for hubert_ecg, ``small``
         or ``tiny`` for papagei, ``base``, ``base_postnorm`` or ``tiny`` for ecg_fm. For Table 3

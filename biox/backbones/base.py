@@ -95,6 +95,10 @@ class Backbone(nn.Module):
     """Tables [1, rows, features] that may have another number of rows; see `resized`."""
     widen: str | None = None
     """How `resized` makes rows that a file lacks; None where a model has no such table."""
+    switches: Mapping[tuple[str, ...], object] = {}
+    """Settings that no weight shows, by where a file may state them; they must be so there."""
+    ambiguous: bool = False
+    """Whether a file that states none of `switches` may be another model."""
 
     # What the released BioX-Bridge code does differently with this model (page of deviations).
     released_layout_reshaped: bool = False
@@ -105,10 +109,6 @@ class Backbone(nn.Module):
     def resized(self, key: str, table: Tensor) -> Tensor:
         """Make a file's table [1, rows, features] one of this model's number of rows."""
         raise NotImplementedError(key)
-
-    def contradictions(self, content: object) -> list[tuple[str, str, str]]:
-        """What a file states about its model that is not so here: (key, expected, found)."""
-        return []
 
     def stem(self, x: Tensor) -> Tensor:
         """Embed windows [batch, channels, samples] as tokens h0 [batch, tokens, features]."""

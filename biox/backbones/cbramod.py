@@ -1,10 +1,10 @@
-"""CBraMod (EEG): one-second patches that attend across electrodes and across time at once.
+"""CBraMod (EEG; here also ECG): one-second patches that attend across electrodes and time at once.
 
 Architecture and parameter names: wjq-learning/CBraMod, ``models/cbramod.py`` and
 ``models/criss_cross_transformer.py``.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -152,3 +152,13 @@ class CBraMod(Backbone):
         """Run layer i on [batch, electrodes * seconds, features]."""
         h = h.unflatten(1, (self.input_spec.channels, -1))
         return self.encoder.layers[i](h).flatten(1, 2)
+
+
+class CBraModECG(CBraMod):
+    """CBraMod with leads of an ECG for electrodes (arXiv 2512.15250); files of CBraMod load.
+
+    Only the window differs: twelve leads, 10 s at 200 Hz, in standard deviations of all leads.
+    """
+
+    origin = replace(CBraMod.origin, weights="")  # none published
+    default_spec = InputSpec("ecg", 12, 200.0, 10.0, "sd of all leads", "ecg_cbramod")

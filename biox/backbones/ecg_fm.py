@@ -124,6 +124,7 @@ class ECGFM(Backbone):
         "tiny_100hz": ECGFMSize(32, 64, 4, 4, 2, position=(16, 4), rate=100.0),
     }
     wrappers = ("model",)
+    ambiguous = True  # both orders of norms have the same keys
     # Masking and contrast of pretraining.
     unused_prefixes = ("mask_emb", "quantizer.", "project_q.", "final_proj.")
     origin = Origin(
@@ -168,16 +169,9 @@ class ECGFM(Backbone):
             self.encoder.layer_norm = None
         else:
             self.encoder.layer_norm = nn.LayerNorm(config.dim)
+        places = (("cfg", "model"), ("args",))  # fairseq with hydra, and before
+        self.switches = {(*place, "layer_norm_first"): config.norm_first for place in places}
         self.apply(initialise)
-
-    def contradictions(self, content: object) -> list[tuple[str, str, str]]:
-        """Both norm orders have the same keys; the configuration in the file tells them apart."""
-        for key in ("cfg", "model", "layer_norm_first"):
-            content = content.get(key) if isinstance(content, dict) else None
-        expected = self.encoder.layer_norm is None
-        if not isinstance(content, bool) or content == expected:
-            return []
-        return [("cfg.model.layer_norm_first", str(expected), str(content))]
 
     def stem(self, x: Tensor) -> Tensor:
         """Embed [batch, 12 or 1, samples] as [batch, tokens, features]."""

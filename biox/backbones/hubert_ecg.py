@@ -78,6 +78,11 @@ class HubertECG(Backbone):
     }
     # pretrain.py saves a dict with the configuration, the optimiser and this entry.
     wrappers = ("model_state_dict",)
+    switches = {
+        (place, name): COMMON[name]
+        for place in ("model_config", "config")
+        for name in ("do_stable_layer_norm", "feat_extract_norm")
+    }
     # Masking and cluster prediction of pretraining.
     unused_prefixes = ("masked_spec_embed", "final_proj.", "label_embedding.")
     origin = Origin(

@@ -8,10 +8,12 @@ below it). No code in a file is run: torch builds tensors and plain containers a
 import os
 import re
 import sys
+import warnings
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from safetensors.torch import save as serialise
@@ -19,7 +21,13 @@ from torch import Tensor
 
 from biox.backbones.base import Backbone, finite
 
-HALF = (torch.float16, torch.bfloat16)
+CAST = (torch.float16, torch.bfloat16, torch.float64)
+"""What becomes float32."""
+
+WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net")
+"""Entries of a saved dict in which training scripts keep weights, beside the authors' own."""
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
+"""What DataParallel, torch.compile and Lightning put before every key."""
 ALIASES = (
     (".weight_g", ".parametrizations.weight.original0"),
     (".weight_v", ".parametrizations.weight.original1"),
@@ -44,17 +52,20 @@ packages are refused. Objects of torch.nn and torch.optim get stand-ins, too."""
 
 
 class StandIn:
-    """An object of a class that a file names: takes everything, does nothing."""
+    """An object of a class that a file names: does nothing, keeps what the object held."""
+
+    held: object = None
 
     def __new__(cls, *arguments: object) -> "StandIn":
         """Ignore what the object was made of."""
         return super().__new__(cls)
 
     def __init__(self, *arguments: object):
-        pass
+        self.held = arguments
 
     def __setstate__(self, state: object) -> None:
-        """Ignore what the object held."""
+        """Keep what the object held, for `setting`."""
+        self.held = state
 
 
 def save(backbone: Backbone, path: Path | str, dtype: torch.dtype = torch.float32) -> None:
@@ -86,8 +97,11 @@ def load(backbone: Backbone, path: Path | str) -> None:
     """Read a file of weights into a backbone that fits it; change nothing on failure.
 
     The file is one of ours (`save`) or as the model's authors publish it. Every key must be there
-    with its shape; further keys only where the backbone lists them as unused. Half precision
-    becomes float32. A `resizable` table of other length is adapted by the backbone's `resized`.
+    with its shape; further keys only where the backbone lists them as unused. Half and double
+    precision become float32. A `resizable` table of other length is adapted by the backbone's
+    `resized`. Common wrappers and prefixes are taken off; a setting in the file that contradicts
+    the backbone (`Backbone.switches`) is an error, one that the file lacks a warning where
+    `Backbone.ambiguous`.
 
     Raises
     ------
@@ -99,8 +113,9 @@ def load(backbone: Backbone, path: Path | str) -> None:
     """
     path, own = Path(path), backbone.state_dict()
     content = read(path)
-    found, problems = _renamed(_weights_in(content, backbone), backbone, own)
-    problems += backbone.contradictions(content)
+    state = _weights_in(content, backbone, own)
+    found, problems = _renamed(state, backbone, own)
+    problems += _contradictions(path, content, backbone, own)
     for key in sorted(own.keys() | found.keys(), key=lambda key: (key not in own, key)):
         if key not in own or key not in found or not _fits(backbone, key, own[key], found[key]):
             expected, present = (
@@ -110,8 +125,9 @@ def load(backbone: Backbone, path: Path | str) -> None:
     if problems:
         key, expected, present = problems[0]
         more = f" (the first of {len(problems)} differences)" if len(problems) > 1 else ""
+        more += _looks_like(content, found, own) if len(problems) > 1 else ""
         raise ValueError(_line(f"{path}: {key}: expected {expected}, found {present}{more}"))
-    values = {key: v.float() if v.dtype in HALF else v for key, v in found.items()}
+    values = {key: v.float() if v.dtype in CAST else v for key, v in found.items()}
     for key, value in values.items():
         if value.is_floating_point() and not finite(value):
             raise ValueError(f"{path}: {key}: expected finite weights, found NaN or infinity")
@@ -162,13 +178,59 @@ def stand_ins(names: Iterable[str]) -> list[tuple[type, str]]:
     return made
 
 
-def _weights_in(content: object, backbone: Backbone) -> dict[str, object]:
+def setting(content: object, *keys: str) -> object:
+    """Find a setting in dicts, objects such as Namespace, and omegaconf's; None if absent."""
+    for key in keys:
+        content = _opened(content)
+        content = content.get(key) if isinstance(content, dict) else None
+    return _opened(content)
+
+
+def _opened(value: object) -> object:
+    """What a stand-in held: attributes, or the content of an omegaconf container or node."""
+    for _ in range(8):  # a file may hold an object that holds itself
+        if isinstance(value, StandIn):
+            value = value.held
+            if isinstance(value, tuple) and value:  # a number of numpy has its bytes last
+                last = value[-1]
+                value = int.from_bytes(last[:8], "little") if isinstance(last, bytes) else value[0]
+            if isinstance(value, dict):
+                value = value.get("_content", value.get("_val", value))
+    return value
+
+
+def _contradictions(
+    path: Path, content: object, backbone: Backbone, own: dict[str, Tensor]
+) -> list[tuple[str, str, str]]:
+    """What a file states about its model that is not so here; warn if it leaves that open."""
+    ours = path.suffix == ".safetensors" and set(own) == set(content)  # as `save` writes it
+    stated = {keys: setting(content, *keys) for keys in backbone.switches}
+    stated = {k: v for k, v in stated.items() if isinstance(v, bool | int | str | np.generic)}
+    if backbone.ambiguous and not stated and not ours:
+        keys, expected = next(iter(backbone.switches.items()))
+        warnings.warn(
+            f"{path}: the file does not state {keys[-1]}, which no weight shows; {expected} is "
+            "assumed",
+            stacklevel=3,
+        )
+    words = {"1": "true", "0": "false"}
+    return [
+        (".".join(keys), str(backbone.switches[keys]), str(found))
+        for keys, found in stated.items()
+        if words.get(text := str(found).lower(), text) != str(backbone.switches[keys]).lower()
+    ]
+
+
+def _weights_in(content: object, backbone: Backbone, own: dict[str, Tensor]) -> dict[str, object]:
     """Find the dict of weights in what was saved, and take the prefixes off its keys."""
     content = content if isinstance(content, dict) else {}
-    state = next(
-        (content[w] for w in backbone.wrappers if isinstance(content.get(w), dict)), content
-    )
-    state = {k if isinstance(k, str) else f"({type(k).__name__})": v for k, v in state.items()}
+    for _ in range(2):
+        inside = (content.get(name) for name in (*backbone.wrappers, *WRAPPERS))
+        content = next((inner for inner in inside if isinstance(inner, dict)), content)
+    state = {k if isinstance(k, str) else f"({type(k).__name__})": v for k, v in content.items()}
+    for prefix in PREFIXES * 2:
+        if not own.keys() & state.keys() and all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
     for prefix in backbone.key_prefixes:
         if any(key.startswith(prefix) for key in state):
             state = {
@@ -176,7 +238,47 @@ def _weights_in(content: object, backbone: Backbone) -> dict[str, object]:
                 for key, value in state.items()
                 if key.startswith(prefix) or not backbone.others_unused
             }
+    if not own.keys() & state.keys() and len(prefixes := _owners(state, own)) == 1:
+        state = {key.removeprefix(prefixes[0]): value for key, value in state.items()}
     return state
+
+
+def _owners(state: dict[str, object], own: dict[str, Tensor]) -> list[str]:
+    """Prefixes under which the file has this model, such as ``encoder.`` of a Lightning module."""
+    longest = max((key for key in own if "parametrizations" not in key), key=len)
+    return sorted({k.removesuffix(longest) for k in state if k.endswith(f".{longest}")})
+
+
+OTHERS = {
+    "an adapter of PEFT, not the model": r"lora_[AB]|base_model\.model\.",
+    "a model of Hugging Face transformers": r"attention\.(self|attention|query|q_proj)\b",
+    "a model of timm": r"attn\.qkv\.|patch_embed\.proj\.",
+    "a Transformer of torch.nn": r"self_attn\.in_proj_",
+}
+"""What keys of other libraries look like."""
+
+
+def _looks_like(content: object, found: dict[str, object], own: dict[str, Tensor]) -> str:
+    """Say what a file is rather than this model, as far as its keys tell."""
+    entries = [content, *(content.values() if isinstance(content, dict) else ())]
+    objects = [type(value) for value in entries if isinstance(value, StandIn)]
+    tensors = {key: value for key, value in found.items() if isinstance(value, Tensor)}
+    missing, surplus = own.keys() - found.keys(), sorted(found.keys() - own.keys())
+    text = ""
+    if not tensors and objects:
+        text = f"an object of {objects[0].__module__}.{objects[0].__name__}, not its state_dict()"
+    elif not tensors:
+        text = "no weights at all"
+    elif surplus and not missing:
+        text = f"this model, fine-tuned: it has a head of its own ({', '.join(surplus[:3])})"
+    elif not missing and any(own[key].shape != x.shape for key, x in tensors.items()):
+        text = "another size of this model"
+    elif len(prefixes := _owners(tensors, own)) > 1:
+        text = f"several models, under {', '.join(prefixes[:3])}"
+    elif len(missing) > 0.5 * len(own):
+        names = [what for what, key in OTHERS.items() if any(re.search(key, k) for k in tensors)]
+        text = (*names, "another model or library")[0] + f", with keys such as {min(tensors)}"
+    return f"; it looks like {text}" if text else ""
 
 
 def _renamed(
@@ -205,8 +307,8 @@ def _fits(backbone: Backbone, key: str, own: Tensor, found: object) -> bool:
     shape, wanted = list(found.shape), list(own.shape)
     if key in backbone.resizable and len(shape) == 3 and shape[1]:
         wanted[1] = shape[1]
-    halved = own.dtype == torch.float32 and found.dtype in HALF
-    return (found.dtype == own.dtype or halved) and shape == wanted
+    cast = own.dtype == torch.float32 and found.dtype in CAST
+    return (found.dtype == own.dtype or cast) and shape == wanted
 
 
 def _described(value: object) -> str:

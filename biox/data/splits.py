@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from hashlib import blake2b
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -14,10 +17,15 @@ import numpy as np
 from tqdm import tqdm
 
 from biox.data.readers import reader_named
-from biox.data.windows import Windows, concatenate, cut
+from biox.data.windows import Recording, Windows, concatenate, cut
 
 if TYPE_CHECKING:
     from biox.backbones.base import InputSpec
+
+log = logging.getLogger(__name__)
+
+Digests = dict[tuple[str, str, float], bytes]
+"""Digest of a window's raw samples, by subject, recording and start."""
 
 UNLABELLED_SPLIT = "pair"
 """The split whose labels nobody uses; only it keeps windows without one."""
@@ -64,8 +72,10 @@ def cut_dataset(
     FileNotFoundError
         A subject is not in the folder.
     ValueError
-        What the reader or `cut` objects to, or a class missing from a split.
+        What the reader or `cut` objects to, a class missing from a split, a subject or the same
+        samples in two splits.
     """
+    by_stretch = dataset.condition_per == "stretch"
     common = dict(
         reader=reader_named(dataset.reader or name),
         folder=folder or dataset.folder,
@@ -77,13 +87,18 @@ def cut_dataset(
         source=source_of(name, dataset),
         **dataset.reader_options(),
     )
-    if dataset.protocol == "by_subject":
+    if dataset.protocol == "by_subject":  # a recording is a stretch of one split
         return make_splits(splits=dataset.splits, **common)
-    windows = read_windows(subjects=dataset.splits["all"], keep_unlabelled=False, **common)
+    digests: Digests = {}
+    windows = read_windows(
+        subjects=dataset.splits["all"], keep_unlabelled=False, z_scored=not by_stretch,
+        digests=digests, **common,
+    )  # fmt: skip
     split = {"shuffled_windows": shuffle_split, "blocked_windows": blocked_split}[dataset.protocol]
     parts = split(windows, PUBLISHED_FRACTIONS, seed=0)
     _check_classes(parts)
-    return parts
+    _check_samples(parts, digests)
+    return standardise_stretches(parts) if by_stretch else parts
 
 
 def make_splits(
@@ -97,18 +112,27 @@ def make_splits(
 ) -> dict[str, Windows]:
     """Windows of each split, by subject; `splits` names the subjects of each.
 
-    Windows without a label are kept only in ``pair``. For `options` and errors see `read_windows`.
+    Windows without a label are kept only in ``pair``. For `options` see `read_windows`.
+
+    Raises
+    ------
+    ValueError
+        A subject or the same samples are in two splits, or what `read_windows` objects to.
     """
-    everyone = [subject for subjects in splits.values() for subject in subjects]
-    assert len(set(everyone)) == len(everyone), "each subject in one split"
+    everyone = [_plain(subject) for subjects in splits.values() for subject in subjects]
+    twice = sorted({name for name in everyone if everyone.count(name) > 1})
+    if twice:
+        raise ValueError(f"splits: expected each subject once, found {', '.join(twice)} again")
+    digests: Digests = {}
     parts = {
         split: read_windows(
             reader, folder, subjects, specs, seconds, step,
-            keep_unlabelled=split == UNLABELLED_SPLIT, **options,
+            keep_unlabelled=split == UNLABELLED_SPLIT, digests=digests, **options,
         )
         for split, subjects in splits.items()
     }  # fmt: skip
     _check_classes(parts)
+    _check_samples(parts, digests)
     return parts
 
 
@@ -122,12 +146,16 @@ def read_windows(
     per_window: bool = False,
     keep_unlabelled: bool = True,
     resampling: str = "linear",
+    z_scored: bool = True,
+    digests: Digests | None = None,
     **options,
 ) -> Windows:
     """Read subjects one after the other and cut them; only windows stay in memory.
 
     `reader` is a module of `biox.data.readers`; `options` go to its ``read``: ``source``, and what
-    it takes beyond. The other parameters are those of `biox.data.windows.cut`.
+    it takes beyond. `digests`, if given, gets a digest of each window's raw samples. The other
+    parameters are those of `biox.data.windows.cut`. Blanks around subjects' names do not count, nor
+    does case.
 
     Raises
     ------
@@ -137,7 +165,8 @@ def read_windows(
         What the reader or `cut` objects to.
     """
     known = reader.subjects(folder)
-    absent = [name for name in subjects if name not in known]
+    found = {_plain(name): name for name in known}
+    absent = [name for name in subjects if _plain(name) not in found]
     if absent:
         about = reader.ABOUT
         raise FileNotFoundError(
@@ -147,15 +176,53 @@ def read_windows(
             * (len(known) > 5)
         )
     classes = options.get("classes", reader.CLASSES)
-    parts = [
-        cut(
-            recording, specs, seconds, step, classes,
-            per_window=per_window, keep_unlabelled=keep_unlabelled, resampling=resampling,
-        )
-        for subject in tqdm(list(subjects), unit="subject", disable=None)
-        for recording in reader.read(folder, subject, **options)
-    ]  # fmt: skip
+    parts = []
+    for subject in tqdm([found[_plain(name)] for name in subjects], unit="subject", disable=None):
+        for recording in reader.read(folder, subject, **options):
+            part = cut(
+                recording, specs, seconds, step, classes, per_window=per_window,
+                keep_unlabelled=keep_unlabelled, resampling=resampling, z_scored=z_scored,
+            )  # fmt: skip
+            parts.append(part)
+            if digests is not None:
+                digests.update(_digests(recording, part, seconds))
     return concatenate(parts)
+
+
+def _plain(subject: str) -> str:
+    return subject.strip().casefold()
+
+
+def _digests(recording: Recording, windows: Windows, seconds: float) -> Digests:
+    """Digest each window's raw samples: every eighth, of all modalities."""
+    found = {}
+    for start in windows.starts.tolist():
+        digest = blake2b(digest_size=16)
+        for signal in recording.signals.values():
+            first = round(start * signal.rate)
+            part = signal.values[:, first : first + round(seconds * signal.rate) : 8]
+            digest.update(np.ascontiguousarray(part))
+        found[recording.subject, recording.name, start] = digest.digest()
+    return found
+
+
+def _check_samples(parts: Mapping[str, Windows], digests: Digests) -> None:
+    """Refuse two splits with the same samples; warn of two recordings with the same."""
+    seen: dict[bytes, tuple[str, str]] = {}
+    said = set()
+    for split, windows in parts.items():
+        columns = (windows.subjects, windows.recordings, windows.starts)
+        for key in zip(*(column.tolist() for column in columns), strict=True):
+            where = f"{key[1]} of {key[0]}"
+            other, first = seen.setdefault(digests[key], (split, where))
+            if other != split:
+                raise ValueError(
+                    f"splits: expected other samples in {split} than in {other}, found the same in "
+                    f"{where} and {first}: one recording under two names?"
+                )
+            if first != where and (first, where) not in said:
+                said.add((first, where))
+                log.warning("%s: %s and %s hold the same samples", split, first, where)
 
 
 def _check_classes(parts: Mapping[str, Windows]) -> None:
@@ -218,6 +285,31 @@ def blocked_split(
             split_of[:border][reaching & (split_of[:border] != split_of[border])] = -1
         owner[rows] = split_of
     return {split: windows.select(order[owner[order] == i]) for i, split in enumerate(fractions)}
+
+
+def standardise_stretches(parts: Mapping[str, Windows]) -> dict[str, Windows]:
+    """Z-score signals by stretch: consecutive windows of one recording that are in one split.
+
+    So no sample of another split has a part in a window, as it has where a whole recording is
+    z-scored before the split (FOG in the released code). `parts` come from ``z_scored=False``.
+    """
+    names, whole = list(parts), concatenate(list(parts.values()))
+    signals = {key: x.copy() for key, x in whole.signals.items() if whole.units[key] == "z-score"}
+    owner = np.repeat(np.arange(len(names)), [len(part) for part in parts.values()])
+    order = _time_order(whole)
+    recordings = whole.recordings[order]
+    changes = (np.diff(owner[order]) != 0) | (recordings[1:] != recordings[:-1])
+    for rows in np.split(order, np.flatnonzero(changes) + 1):
+        for key, values in signals.items():
+            x, starts = values[rows].astype(np.float64), whole.starts[rows] * whole.rates[key]
+            # each sample once, however many windows share it
+            places = np.round(starts).astype(int)[:, None] + np.arange(x.shape[2])
+            once = np.unique(places, return_index=True)[1]
+            joined = x.swapaxes(1, 2).reshape(-1, x.shape[1])[once].T
+            mean, spread = joined.mean(axis=1, keepdims=True), joined.std(axis=1, keepdims=True)
+            values[rows] = (x - mean) / np.where(spread > 0, spread, 1.0)
+    whole = replace(whole, signals={**whole.signals, **signals})
+    return {name: whole.select(np.flatnonzero(owner == i)) for i, name in enumerate(names)}
 
 
 def overlap(test: Windows, train: Windows) -> float:

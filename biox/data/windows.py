@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from biox.data.conditioning import VOLTS, condition
+from biox.data.quality import bad_windows, checked
 
 if TYPE_CHECKING:
     from biox.backbones.base import InputSpec
@@ -27,6 +28,9 @@ log = logging.getLogger(__name__)
 
 UNLABELLED = -1
 """Class index of a window without a label: kept in the pair split, dropped elsewhere."""
+
+Marked = tuple[float, float, str]
+"""A stretch that no window may touch: start and stop in seconds, and why."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,8 @@ class Recording:
         `UNLABELLED`.
     source : str
         Where it comes from, in words that figures and tables repeat: ``simulated``, ``BIDMC``, ...
+    marked : sequence of Marked
+        Pauses and stretches that the source calls bad. Their samples are there, as NaN.
     """
 
     subject: str
@@ -81,6 +87,7 @@ class Recording:
     signals: Mapping[str, Signal]
     label: Callable[[float, float], int]
     source: str
+    marked: Sequence[Marked] = ()
 
     @property
     def seconds(self) -> float:
@@ -271,10 +278,12 @@ def cut(
     per_window: bool = False,
     keep_unlabelled: bool = True,
     resampling: str = "linear",
+    z_scored: bool = True,
 ) -> Windows:
     """Cut a recording into paired windows, conditioned for each backbone.
 
-    Windows that `bad_windows` objects to are dropped, with a logged sentence.
+    Every signal passes `biox.data.quality.checked` first. Windows that `bad_windows` objects to, or
+    that touch a pause or a marked stretch, are dropped, with a logged sentence.
 
     Parameters
     ----------
@@ -292,11 +301,14 @@ def cut(
         Keep windows without a label; they serve as unlabelled pairs.
     resampling : str
         See `biox.data.conditioning.condition`.
+    z_scored : bool
+        False leaves z-scores to `biox.data.splits.standardise_stretches`.
 
     Raises
     ------
     ValueError
-        A modality is missing or cannot be conditioned (wrong channels, unknown unit), lengths
+        A modality is missing or cannot be conditioned (wrong channels, unknown unit), an amplitude
+        is none of its modality where the model reads volts, lengths
         differ by more than a second, the recording is shorter than a window, or none of its windows
         is sound. The message names recording and subject.
     """
@@ -309,6 +321,10 @@ def cut(
                 "%s: %s is sampled at %g Hz, less than half the %g Hz of its backbone",
                 recording.name, spec.modality, rate, spec.rate,
             )  # fmt: skip
+    where = f"{recording.name} of {recording.subject}"
+    for name, signal in signals.items():
+        absolute = any(spec.modality == name and spec.unit in VOLTS for spec in specs.values())
+        signals[name] = checked(signal, name, where, absolute)
     starts = _sound_starts(recording, signals, seconds, step)
     labels = np.array([recording.label(start, start + seconds) for start in starts], dtype=np.int64)
     if not keep_unlabelled:
@@ -321,12 +337,14 @@ def cut(
                 pieces = _slices(signal, signal.rate, starts, seconds)
                 pieces = [condition(_without_gaps(piece), spec, resampling) for piece in pieces]
             else:
-                whole = condition(_without_gaps(signal), spec, resampling)
+                whole = condition(
+                    _without_gaps(signal), spec, resampling, recording.marked, z_scored
+                )
                 pieces = _slices(whole, spec.rate, starts, seconds)
-            values = [piece.values.astype(np.float32) for piece in pieces]
+            values = [piece.values[:, : spec.samples].astype(np.float32) for piece in pieces]
             arrays[key] = np.array(values).reshape(len(starts), spec.channels, spec.samples)
     except ValueError as error:
-        raise ValueError(f"{recording.name} of {recording.subject}: {error}") from None
+        raise ValueError(f"{where}: {error}") from None
     return Windows(
         signals=arrays,
         rates={key: spec.rate for key, spec in specs.items()},
@@ -353,7 +371,7 @@ def _sound_starts(
             f"found a recording of {duration:.2f} s"
         )
     starts = np.arange(n) * step
-    reasons = bad_windows(signals, starts, seconds)
+    reasons = bad_windows(signals, starts, seconds, recording.marked)
     counts = Counter(reason for reason in reasons if reason)
     why = ", ".join(f"{n} {reason}" for reason, n in counts.most_common())
     n_bad = sum(counts.values())
@@ -369,7 +387,7 @@ def _sound_starts(
 
 def _slices(signal: Signal, rate: float, starts: np.ndarray, seconds: float) -> list[Signal]:
     """Stretches of a signal of `rate` Hz."""
-    n = round(seconds * rate)
+    n = int(np.ceil(seconds * rate - 1e-6))  # a part of a sample more, where rates are no integers
     # rounding may place the last window one sample too far
     firsts = [min(round(start * rate), signal.values.shape[1] - n) for start in starts]
     return [replace(signal, values=signal.values[:, first : first + n]) for first in firsts]
@@ -391,86 +409,3 @@ def _without_gaps(signal: Signal) -> Signal:
             np.interp(samples[~known], samples[known], channel[known]) if known.any() else 0.0
         )
     return replace(signal, values=values)
-
-
-# --- quality --------------------------------------------------------------------------------------
-
-MAX_CLIPPED = 0.2
-"""Largest share of samples at the window's own extreme. Sound recordings stay far below; the most
-saturated window among 32 bedside-monitor records (BIDMC 32, ECG) has 0.13."""
-
-MAX_FLAT = 0.3
-"""Largest share of samples in runs of equal values that last longer than `FLAT_SECONDS`. The
-flattest window among 32 BIDMC and 38 EEGMAT recordings has 0.07."""
-
-FLAT_SECONDS = 1.0
-
-WEAK_ECG = 30e-6
-"""Smallest standard deviation of an ECG in volts. Healthy adults at rest: 60 to 170 uV (36 EEGMAT
-files); the one lead known to be dead there: 15 uV."""
-
-
-def bad_windows(
-    signals: Mapping[str, Signal], starts: Sequence[float], seconds: float
-) -> list[str]:
-    """A reason per window why no model should see it, empty for a sound one.
-
-    A window is bad if a channel of any modality holds a value that is not finite, is constant, has
-    more than `MAX_FLAT` of its samples in long runs of one value or more than `MAX_CLIPPED` at its
-    own minimum or maximum, or is an ECG in volts too weak to hold heart beats. Judged on the raw
-    samples, since filters spread a gap.
-
-    Parameters
-    ----------
-    signals : mapping of str to Signal
-        By modality, as recorded.
-    starts : sequence of float
-        Starts of the windows in seconds.
-    seconds : float
-        Length of the windows.
-    """
-    in_runs = {modality: _in_long_runs(signal) for modality, signal in signals.items()}
-    reasons = []
-    for start in starts:
-        found = ""
-        for modality, signal in signals.items():
-            first = round(start * signal.rate)
-            inside = np.s_[:, first : first + round(seconds * signal.rate)]
-            found = found or _reason(
-                signal.values[inside], in_runs[modality][inside], modality, signal
-            )
-        reasons.append(found)
-    return reasons
-
-
-def _in_long_runs(signal: Signal) -> np.ndarray:
-    """Which samples, [channels, samples], stand in equal values for more than `FLAT_SECONDS`."""
-    found = np.zeros(signal.values.shape, dtype=bool)
-    for channel, mask in zip(signal.values, found, strict=True):
-        edges = np.flatnonzero(channel[1:] != channel[:-1]) + 1
-        edges = np.concatenate([[0], edges, [len(channel)]])
-        for i in np.flatnonzero(np.diff(edges) > FLAT_SECONDS * signal.rate):
-            mask[edges[i] : edges[i + 1]] = True
-    return found
-
-
-def _reason(window: np.ndarray, in_runs: np.ndarray, modality: str, signal: Signal) -> str:
-    def first(bad: np.ndarray, what: str) -> str:
-        return f"{modality} {signal.channels[int(np.argmax(bad))]} {what}" if bad.any() else ""
-
-    finite = np.isfinite(window).all(axis=1)
-    if not finite.all():
-        return first(~finite, "not finite")
-    low, high = window.min(axis=1, keepdims=True), window.max(axis=1, keepdims=True)
-    flat = (low == high)[:, 0]
-    if flat.any():
-        return first(flat, "constant")
-    share = np.maximum((window == low).mean(axis=1), (window == high).mean(axis=1))
-    weak = np.zeros(len(window), dtype=bool)
-    if modality == "ecg" and signal.unit in VOLTS:
-        weak = window.std(axis=1) * VOLTS[signal.unit] < WEAK_ECG
-    return (
-        first(in_runs.mean(axis=1) > MAX_FLAT, "flat")
-        or first(share > MAX_CLIPPED, "clipped")
-        or first(weak, "too weak")
-    )

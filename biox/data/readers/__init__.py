@@ -13,7 +13,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 from types import ModuleType
 
-NO_READERS = {"labels"}
+NO_READERS = {"files", "labels"}
 """Modules of this package that are not readers."""
 
 

@@ -10,11 +10,12 @@ import re
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from biox.data.readers import Origin, inside, natural
+from biox.data.readers.files import read_file
 from biox.data.readers.labels import mean_above
-from biox.data.readers.recordings import read_signals
 from biox.data.windows import Recording, Signal
 
 ABOUT = Origin(
@@ -83,15 +84,19 @@ def _records(folder: Path | str) -> dict[str, list[str]]:
 
 
 def _recording(base: Path, name: str, subject: str, source: str) -> Recording:
-    path = base / f"{name}.hea"
+    path, marked = base / f"{name}.hea", []
     if path.is_file():
-        compact = read_signals(path, CHANNELS)
+        compact, marked, _ = read_file(path, CHANNELS)
         values = {modality: signal.values for modality, signal in compact.items()}
+        rate = min(signal.rate for signal in compact.values())
     else:
         plain = base / f"{name}_Signals.csv"
         path = plain if plain.is_file() else plain.with_suffix(".csv.gz")
-        table = _table(path, [column for (column,) in CHANNELS.values()])
+        table = _table(path, ["Time [s]", *(column for (column,) in CHANNELS.values())])
         values = {modality: table[list(names)].to_numpy().T for modality, names in CHANNELS.items()}
+        rate = RATE if np.diff(table["Time [s]"]).max(initial=0) < 2.5 / RATE else np.nan
+    if rate != RATE:
+        raise ValueError(f"{path}: expected {RATE:g} Hz without a gap, found other steps of time")
     numerics = _table(base / f"{name}_Numerics.csv", ["Time [s]", "HR"])
     seconds, expected = values["ecg"].shape[1] / RATE, numerics["Time [s]"].max()
     if not abs(seconds - expected) <= MAX_MISMATCH:  # also if no time is a number
@@ -99,8 +104,9 @@ def _recording(base: Path, name: str, subject: str, source: str) -> Recording:
             f"{path}: expected {expected:g} s as in the numerics, found {seconds:.2f} s"
         )
     signals = {name: Signal(values[name], RATE, "a.u.", CHANNELS[name]) for name in CHANNELS}
-    label = mean_above(numerics["Time [s]"], numerics["HR"], THRESHOLD, MARGIN)
-    return Recording(subject, name, signals, label, source)
+    rates = numerics["HR"].where(numerics["HR"].between(1, 350))  # else the monitor's "no value"
+    label = mean_above(numerics["Time [s]"], rates, THRESHOLD, MARGIN)
+    return Recording(subject, name, signals, label, source, marked)
 
 
 def _table(path: Path, columns: list[str]) -> pd.DataFrame:

@@ -3,19 +3,24 @@
 One file, ``DREAMER.mat`` (MATLAB v5), as read by torcheeg (`torcheeg/datasets/module/
 emotion_recognition/dreamer.py`): ``DREAMER.Data{s}`` holds ``EEG`` and ``ECG``, each with
 ``stimuli{clip}`` of [samples, channels], and ``ScoreValence``, ``ScoreArousal`` and
-``ScoreDominance``, one whole number from 1 to 5 for each clip. The 61 s of ``baseline`` before each
-clip are left out: nobody rated them.
+``ScoreDominance``, one whole number from 1 to 5 for each clip; ``EEG_Electrodes`` names the columns
+of the EEG, and ``EEG_SamplingRate`` and ``ECG_SamplingRate`` its rates. The 61 s of ``baseline``
+before each clip are left out unless asked for: nobody rated them.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 
 from biox.data.readers import Origin, inside
 from biox.data.readers.labels import constant
-from biox.data.windows import Recording, Signal
+from biox.data.windows import UNLABELLED, Recording, Signal
+
+log = logging.getLogger(__name__)
 
 ABOUT = Origin(
     title="DREAMER",
@@ -37,12 +42,15 @@ THRESHOLD = 3
 """Scores above it are high: the usual split of the scale from 1 to 5."""
 
 EEG_CHANNELS = tuple("AF3 F7 F3 FC5 T7 P7 O1 O2 P8 T8 FC6 F4 F8 AF4".split())
+"""In the order in which they come out, whatever the file's."""
 ECG_CHANNELS = ("ECG 1", "ECG 2")
+RATES = {"EEG": 128.0, "ECG": 256.0}
+"""Where the file states none."""
 
 
 def subjects(folder: Path | str) -> list[str]:
     """Numbers of the subjects as text: their places in the file, from 1."""
-    return [str(number) for number in range(1, len(_people(folder)[1]) + 1)]
+    return [str(number) for number in range(1, len(_people(folder)[-1]) + 1)]
 
 
 def read(
@@ -51,8 +59,13 @@ def read(
     source: str = "DREAMER",
     target: str = "valence",
     channels: Mapping[str, Sequence[str]] | None = None,
+    threshold: float = THRESHOLD,
+    baselines: bool = False,
 ) -> list[Recording]:
     """All clips of a subject: ``eeg`` [14, n] at 128 Hz and ``ecg`` [2, n] at 256 Hz.
+
+    The order of the electrodes is read from the file; where it names none, the published one is
+    taken, and a logged line says so.
 
     The file states no units. EEG is taken as uV, which the Emotiv headset stores on a level of some
     thousand uV; that level (the median of each channel and clip) is subtracted, since the
@@ -64,64 +77,106 @@ def read(
     ----------
     folder, subject, source
     target : {"valence", "arousal", "dominance"}
-        The rating that labels the clips: above 3 is ``high``.
+        The rating that labels the clips.
     channels : mapping of str to sequence of str, optional
         Channels to keep by modality, such as ``{"ecg": ["ECG 1"]}`` for a model of one lead; all of
         a modality that is not named.
+    threshold : float
+        Ratings above it are ``high``.
+    baselines : bool
+        Also return what was recorded before each clip, unlabelled, as ``subject1_clip1_baseline``.
 
     Raises
     ------
     FileNotFoundError
         ``DREAMER.mat`` is absent, or has no such subject.
     ValueError
-        A foreign or damaged file, a score that is no whole number from 1 to 5, an unknown channel.
+        A foreign or damaged file, electrodes other than the 14 of the headset, a rate that is no
+        number, a score that is no whole number from 1 to 5, an unknown channel.
     """
-    path, people = _people(folder)
+    path, header, people = _people(folder)
     if subject not in subjects(folder):
         raise FileNotFoundError(f"{path}: expected subject {subject}, found 1 to {len(people)}")
     where, person = f"{path}, subject {subject}", people[int(subject) - 1]
+    devices = {modality: getattr(person, modality, None) for modality in RATES}
+    parts = ("stimuli", "baseline") if baselines else ("stimuli",)
     try:
         scores = getattr(person, TARGETS[target]).reshape(-1)
-        eeg, ecg = person.EEG[0, 0].stimuli.reshape(-1), person.ECG[0, 0].stimuli.reshape(-1)
-    except (AttributeError, IndexError) as error:
+        clips = {
+            (modality, part): getattr(device[0, 0], part).reshape(-1)
+            for modality, device in devices.items()
+            for part in parts
+        }
+    except (AttributeError, IndexError, TypeError) as error:
         raise ValueError(
-            f"{where}: expected EEG.stimuli, ECG.stimuli and {TARGETS[target]} ({error})"
+            f"{where}: expected {', '.join(f'EEG.{p}, ECG.{p}' for p in parts)} and "
+            f"{TARGETS[target]} ({error})"
         ) from None
-    if not len(scores) == len(eeg) == len(ecg) > 0 or not np.isin(scores, [1, 2, 3, 4, 5]).all():
+    counts = {f"{m}.{part}": len(x) for (m, part), x in clips.items()}
+    sound = {len(scores)} == set(counts.values()) != {0}
+    if not sound or not np.isin(scores, [1, 2, 3, 4, 5]).all():
         raise ValueError(
             f"{where}: expected one score from 1 to 5 and both signals a clip, found scores "
-            f"{scores.tolist()[:5]}, {len(eeg)} clips of EEG, {len(ecg)} of ECG"
+            f"{scores.tolist()[:5]}, {', '.join(f'{n} clips of {k}' for k, n in counts.items())}"
         )
+    order, rates = _electrodes(path, header), {m: _rate(path, header, m) for m in RATES}
     recordings = []
-    for i, score in enumerate(scores):
+    for (i, score), part in product(enumerate(scores), parts):
+        eeg = _clip(where, i, clips["EEG", part][i], 14)[order]
+        ecg = _clip(where, i, clips["ECG", part][i], 2)
         signals = {
-            "eeg": Signal(_without_level(_clip(where, i, eeg[i], 14)), 128.0, "uV", EEG_CHANNELS),
-            "ecg": Signal(_clip(where, i, ecg[i], 2), 256.0, "a.u.", ECG_CHANNELS),
+            "eeg": Signal(_without_level(eeg), rates["EEG"], "uV", EEG_CHANNELS),
+            "ecg": Signal(ecg, rates["ECG"], "a.u.", ECG_CHANNELS),
         }
         for modality, names in (channels or {}).items():
             signals[modality] = _picked(modality, signals, names)
-        label = constant(int(score > THRESHOLD))
-        name = f"subject{subject}_clip{i + 1}"
+        rated = part == "stimuli"
+        label = constant(int(score > threshold) if rated else UNLABELLED)
+        name = f"subject{subject}_clip{i + 1}" + ("" if rated else "_baseline")
         recordings.append(Recording(subject, name, signals, label, source))
     return recordings
 
 
-def _people(folder: Path | str) -> tuple[Path, list]:
-    """The file, and MATLAB's structs of all subjects."""
+def _electrodes(path: Path, header: Mapping[str, np.ndarray]) -> list[int]:
+    """Column of the file for each of `EEG_CHANNELS`."""
+    if "EEG_Electrodes" not in header:
+        log.warning("%s: no EEG_Electrodes, so the published order is taken", path)
+        return list(range(len(EEG_CHANNELS)))
+    cells = [np.ravel(cell) for cell in np.ravel(header["EEG_Electrodes"])]
+    found = [str(cell[0]).strip() if len(cell) else "" for cell in cells]
+    if sorted(name.upper() for name in found) != sorted(EEG_CHANNELS):
+        expected = f"EEG_Electrodes {' '.join(EEG_CHANNELS)} in any order"
+        raise ValueError(f"{path}: expected {expected}, found {' '.join(found)}")
+    return [[name.upper() for name in found].index(name) for name in EEG_CHANNELS]
+
+
+def _rate(path: Path, header: Mapping[str, np.ndarray], modality: str) -> float:
+    """Sampling rate in Hz, as the file states it."""
+    found = np.ravel(header.get(f"{modality}_SamplingRate", RATES[modality]))
+    if len(found) != 1 or found.dtype.kind not in "fiu" or not 0 < found[0] < np.inf:
+        field = f"{modality}_SamplingRate"
+        raise ValueError(f"{path}: expected {field} in Hz, found {found.tolist()[:3]}")
+    return float(found[0])
+
+
+def _people(folder: Path | str) -> tuple[Path, dict[str, np.ndarray], list]:
+    """The file, the fields beside its data, and MATLAB's structs of all subjects."""
     path = inside(folder, "DREAMER") / "DREAMER.mat"
     if not path.is_file():
         raise ABOUT.missing(folder)
-    return path, _load(path, path.stat().st_mtime_ns)
+    return path, *_load(path, path.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=1)
-def _load(path: Path, changed: int) -> list:
+def _load(path: Path, changed: int) -> tuple[dict[str, np.ndarray], list]:
     """Read once for all subjects, because MATLAB v5 has no parts; again if the file changed."""
     from scipy.io import loadmat
 
     try:
         content = loadmat(path, variable_names=["DREAMER"], struct_as_record=False)
-        return [cell[0, 0] for cell in content["DREAMER"][0, 0].Data.reshape(-1)]
+        whole = content["DREAMER"][0, 0]
+        fields = {name: getattr(whole, name) for name in whole._fieldnames if name != "Data"}
+        return fields, [cell[0, 0] for cell in whole.Data.reshape(-1)]
     except Exception as error:  # a damaged file may fail in any way
         raise ValueError(
             f"{path}: expected a whole MATLAB v5 file with DREAMER.Data, found a truncated or "

@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from biox.data.readers import Origin, natural
+from biox.data.readers.files import read_file
 from biox.data.readers.labels import constant
-from biox.data.readers.recordings import read_signals
 from biox.data.windows import Recording
 
 ABOUT = Origin(
@@ -65,7 +65,7 @@ def read(folder: Path | str, subject: str, source: str = "EEGMAT") -> list[Recor
 def _recording(path: Path, subject: str, label: int, source: str) -> Recording:
     if not path.is_file():
         raise ABOUT.missing(path.parent)
-    signals = read_signals(path, CHANNELS)
+    signals, marked, _ = read_file(path, CHANNELS)
     found = {modality: signal.unit for modality, signal in signals.items()}
     if found != UNITS:
         raise ValueError(f"{path}: expected voltages, found the units {found}")
@@ -75,4 +75,4 @@ def _recording(path: Path, subject: str, label: int, source: str) -> Recording:
         if signal.rate == PUBLISHED_RATE:
             values = values[:, : -round(PADDING * signal.rate)]
         signals[modality] = replace(signal, values=values, channels=names[modality])
-    return Recording(subject, path.stem, signals, constant(label), source)
+    return Recording(subject, path.stem, signals, constant(label), source, marked)

@@ -7,6 +7,8 @@ last one 0 for normal and 1 for freezing.
 """
 
 import io
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,9 @@ import pandas as pd
 
 from biox.data.readers import Origin, inside, natural
 from biox.data.readers.labels import sample_track
-from biox.data.windows import Recording, Signal
+from biox.data.windows import Marked, Recording, Signal
+
+log = logging.getLogger(__name__)
 
 ABOUT = Origin(
     title="Multimodal Dataset of Freezing of Gait in Parkinson's Disease, version 3",
@@ -33,7 +37,10 @@ RATE = 500.0
 PURITY = 0.8
 """Share of a window that one label must cover."""
 
-N_COLUMNS, LABEL_COLUMN = 61, 60
+N_COLUMNS, TIME_COLUMN, LABEL_COLUMN = 61, 1, 60
+UNITS_OF_TIME = (1.0, 1e-3, 1e-6, 1 / RATE)
+"""Seconds in a unit of the time column: s, ms, us, rows. The source does not state which it is."""
+
 EEG_COLUMNS = (4, 5, 6, 7, 10, 11)
 EEG_CHANNELS = ("F3", "C3", "O1", "F4", "C4", "O2")
 """Names as the released loader's comment gives them. Doubtful: if the 25 EEG columns follow the
@@ -54,7 +61,7 @@ def subjects(folder: Path | str) -> list[str]:
     """Numbers of the patients, such as ``008``."""
     base = inside(folder, "FilteredData")
     names = [path.name for path in base.iterdir() if path.is_dir()] if base.is_dir() else []
-    names = [name for name in names if name.isdigit() and any((base / name).rglob("*.txt"))]
+    names = [name for name in names if name.isdigit() and any(_files(base / name))]
     if not names:
         raise ABOUT.missing(folder)
     return sorted(names, key=natural)
@@ -72,10 +79,15 @@ def read(folder: Path | str, subject: str, source: str = "FOG") -> list[Recordin
         labels other than 0 and 1.
     """
     base = inside(folder, "FilteredData")
-    paths = sorted((base / subject).rglob("*.txt"), key=lambda path: natural(str(path)))
+    paths = sorted(_files(base / subject), key=lambda path: natural(str(path)))
     if not paths:
         raise ABOUT.missing(base / subject)
     return [_recording(base, path, subject, source) for path in paths]
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Text files below a folder, but no hidden ones (macOS writes ``._task_1.txt``)."""
+    return (path for path in folder.rglob("*.txt") if not path.name.startswith("."))
 
 
 def _recording(base: Path, path: Path, subject: str, source: str) -> Recording:
@@ -87,28 +99,65 @@ def _recording(base: Path, path: Path, subject: str, source: str) -> Recording:
         )
     emg = EMG_COLUMNS[session]
     table = _table(path, [*EEG_COLUMNS, *emg, LABEL_COLUMN])
-    track = table[LABEL_COLUMN].to_numpy()
-    unknown = sorted(set(np.unique(track).tolist()) - set(CODES))
+    unknown = sorted(set(np.unique(table[LABEL_COLUMN]).tolist()) - set(CODES))
     if unknown:
         raise ValueError(f"{path}: expected labels 0 and 1 in the last column, found {unknown[:5]}")
+    table, marked = _on_the_clock(path, table)
+    track = table[LABEL_COLUMN].fillna(-1).to_numpy()
     signals = {
         "eeg": Signal(table[list(EEG_COLUMNS)].to_numpy().T, RATE, "uV", EEG_CHANNELS),
         "emg": Signal(table[list(emg)].to_numpy().T, RATE, "a.u.", EMG_CHANNELS),
     }
     name = f"{session}/{path.stem}".replace("/", "_")
-    return Recording(subject, name, signals, sample_track(track, RATE, CODES, PURITY), source)
+    label = sample_track(track, RATE, CODES, PURITY)
+    return Recording(subject, name, signals, label, source, marked)
+
+
+def _on_the_clock(path: Path, table: pd.DataFrame) -> tuple[pd.DataFrame, list[Marked]]:
+    """Put rows where the time column has them, NaN between; say so where it is no clock."""
+    times = pd.to_numeric(table.pop(TIME_COLUMN), errors="coerce").to_numpy(dtype=float)
+    steps, n = np.diff(times), min(round(RATE), len(times) - 1)
+    step = np.median(times[n:] - times[:-n]) / n if n and np.mean(steps >= 0) > 0.99 else 0.0
+    unit = next((u for u in UNITS_OF_TIME if abs(step * u * RATE - 1) < 0.05), None)
+    if unit is None:
+        even = step and np.mean(np.abs(steps - step) <= 0.5 * step) > 0.9
+        if even and any(50 <= 1 / (step * u) <= 5000 for u in UNITS_OF_TIME[:2]):
+            raise ValueError(
+                f"{path}: expected {RATE:g} rows a second, found steps of {step:g} in column 2"
+            )
+        log.warning("%s: no clock in column 2: rows are taken as %g Hz", path, RATE)
+        return table, []
+    seconds = steps * unit
+    jitter = np.mean(np.abs(seconds * RATE - 1) > 0.25) > 0.001  # or a coarse clock
+    longest = max(0.012, 1.5 * np.min(seconds[seconds > 0])) if jitter else 1.5 / RATE
+    late = np.cumsum(np.round(np.where(seconds > longest, seconds * RATE - 1, 0)))
+    wrong = (seconds < -longest) | ~np.isfinite(seconds) | (late > 24 * 3600 * RATE)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise ValueError(
+            f"{path}: expected time to go on in column 2, found {times[row + 1]:g} after "
+            f"{times[row]:g} in row {row + 2}"
+        )
+    places = np.arange(len(table)) + np.append(0, late).astype(int)
+    gaps = np.flatnonzero(np.diff(places) > 1)
+    if not len(gaps):
+        return table, []
+    log.warning("%s: %d rows lost in %d places, which no window touches", path, late[-1], len(gaps))
+    marked = [(float(places[i] + 1) / RATE, float(places[i + 1]) / RATE, "lost rows") for i in gaps]
+    return table.set_axis(places).reindex(np.arange(places[-1] + 1)), marked
 
 
 def _table(path: Path, columns: list[int]) -> pd.DataFrame:
-    """The named columns of a file as float32."""
+    """The named columns of a file as float32, and the time column as it stands."""
     content = path.read_bytes()
     found = content[: content.find(b"\n")].count(b",") + 1
     if found != N_COLUMNS:
         raise ValueError(f"{path}: expected {N_COLUMNS} comma-separated columns, found {found}")
     try:
         table = pd.read_csv(
-            io.BytesIO(content), header=None, usecols=columns, dtype=np.float32, engine="c"
-        )
+            io.BytesIO(content), header=None, usecols=[TIME_COLUMN, *columns], engine="c",
+            dtype=dict.fromkeys(columns, np.float32),
+        )  # fmt: skip
     except ValueError as error:  # pandas' ParserError is one too
         raise ValueError(
             f"{path}: expected numbers in {N_COLUMNS} columns, found {error}"

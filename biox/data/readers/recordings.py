@@ -5,23 +5,28 @@ The folder holds ``labels.csv`` with a header row and the columns
 ========  ======================================================================
 file      file name relative to the folder; a WFDB record by its ``.hea`` file
 subject   who was recorded
-start_s   begin of the segment in seconds from the start of the file
+start_s   begin of the segment in seconds from the file's first sample, pauses included
 stop_s    end of the segment
 label     one of the classes, or empty for a stretch without a label
 ========  ======================================================================
 
-A file appears once for each labelled segment; time that no segment covers is unlabelled. Channels
-of one EDF file that differ in rate come at the highest of their rates (MNE resamples them).
+A file appears once for each labelled segment, and belongs to one subject; time that no segment
+covers is unlabelled. What spreadsheets make of the table is read, too (semicolons with decimal
+commas, tabs, UTF-16). Blanks around names do not count, nor does case in those of subjects.
 
 In params.yaml, under ``datasets``, beside the keys that every data set has::
 
     mine:
       source: original
       reader: recordings
-      picks: {ecg: [II], ppg: [PLETH]}  # channels of each modality, as the files name them
+      picks: {ecg: [II], ppg: [PLETH]}  # channels of each modality, as the files name them; or
+                                        # their numbers in the file, from 1
       classes: [rest, task]  # their order numbers them
 """
 
+import io
+import logging
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,10 +34,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from biox.data.conditioning import VOLTS
 from biox.data.readers import Origin, natural
+from biox.data.readers.files import known_channels, read_file, read_signals
 from biox.data.readers.labels import TOLERANCE, Label, majority
-from biox.data.windows import UNLABELLED, Recording, Signal
+from biox.data.windows import UNLABELLED, Recording
+
+__all__ = ["CLASSES", "read", "read_signals", "subjects"]
+
+log = logging.getLogger(__name__)
 
 ABOUT = Origin(
     title="a folder of recordings",
@@ -45,9 +54,6 @@ ABOUT = Origin(
 CLASSES: tuple[str, ...] = ()
 """Given by the caller."""
 
-SHOWN = {"ecg": "mV"}
-"""Unit of voltages by modality; uV where a modality is not named."""
-
 COLUMNS = ["file", "subject", "start_s", "stop_s", "label"]
 PURITY = 0.8
 """Share of a window that one label must cover."""
@@ -58,20 +64,26 @@ def subjects(folder: Path | str) -> list[str]:
     return sorted(set(_table(folder)["subject"]), key=natural)
 
 
+def labels(folder: Path | str) -> tuple[str, ...]:
+    """Labels in ``labels.csv``, sorted."""
+    return tuple(sorted(set(_table(folder)["label"]) - {""}, key=natural))
+
+
 def read(
     folder: Path | str,
     subject: str,
-    channels: Mapping[str, Sequence[str]],
+    channels: Mapping[str, Sequence[str | int]] | None,
     classes: Sequence[str],
     source: str = "recordings",
 ) -> list[Recording]:
-    """All files of a subject; for the units see `read_signals`.
+    """All files of a subject; for units, pauses and marks see `biox.data.readers.files`.
 
     Parameters
     ----------
     folder, subject, source
-    channels : mapping of str to sequence of str
-        Names of the channels of each modality, as the files name them, in the wanted order.
+    channels : mapping of str to sequence of str or int
+        Channels of each modality, as the files name them or by number, in the wanted order. None:
+        those whose names or types say what they are.
     classes : sequence of str
         Names of the classes; their order numbers them.
 
@@ -80,113 +92,23 @@ def read(
     FileNotFoundError
         ``labels.csv`` or a file it names is absent.
     ValueError
-        A damaged file, a missing channel, a label outside `classes`, segments that overlap, are
-        no stretch of time, or begin after the file's end.
+        A damaged file, a missing or bad channel, a label outside `classes`, segments that overlap,
+        are no stretch of time, begin after the file's end or are on another clock.
     """
     table = _table(folder)
-    chosen = table[table["subject"] == subject]
+    chosen = table[table["subject"].str.casefold() == subject.strip().casefold()]
     if chosen.empty:
         raise FileNotFoundError(f"{folder}: expected files of subject {subject}, found none")
     recordings = []
     for name in sorted(set(chosen["file"]), key=natural):
-        signals = read_signals(Path(folder) / name, channels)
+        path, table_path = Path(folder) / name, Path(folder) / "labels.csv"
+        signals, marked, begins = read_file(path, channels or known_channels(path))
         seconds = min(signal.seconds for signal in signals.values())
         rows = chosen[chosen["file"] == name]
-        label = _label(Path(folder) / "labels.csv", rows, tuple(classes), seconds)
-        recordings.append(Recording(subject, name, signals, label, source))
+        _check_clock(table_path, rows, seconds, begins)
+        label = _label(table_path, rows, tuple(classes), seconds)
+        recordings.append(Recording(subject, name, signals, label, source, marked))
     return recordings
-
-
-def read_signals(path: Path, channels: Mapping[str, Sequence[str]]) -> dict[str, Signal]:
-    """Signals of one file, by modality: a WFDB record (``.hea``) or anything that MNE reads.
-
-    `channels` names the channels of each modality as the file does. Voltages come in mV (ECG) or
-    uV (other modalities), other quantities in the unit the file states.
-
-    Raises
-    ------
-    FileNotFoundError
-        The file is absent.
-    ValueError
-        It is damaged or foreign, or lacks a channel.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected a recording, found nothing")
-    reader, kind = (_mne, "file MNE reads") if path.suffix != ".hea" else (_wfdb, "WFDB record")
-    names = list(dict.fromkeys(name for picks in channels.values() for name in picks))
-    try:
-        values, rate, units = reader(path, names)
-    except Exception as error:  # a damaged file may fail in any way
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if not reason.startswith(str(path)):
-            reason = f"{path}: expected a {kind}, found a foreign or damaged one ({reason})"
-        raise ValueError(reason) from None
-    signals = {}
-    for modality, picks in channels.items():
-        rows = [names.index(name) for name in picks]
-        x, found, shown = values[rows], [units[row] for row in rows], SHOWN.get(modality, "uV")
-        if set(found) <= set(VOLTS):
-            x, found = x * (np.array([[VOLTS[unit]] for unit in found]) / VOLTS[shown]), [shown]
-        unit = found[0] if len(set(found)) == 1 and found[0] else "a.u."
-        signals[modality] = Signal(x, rate, unit, tuple(picks))
-    return signals
-
-
-def _wfdb(path: Path, picks: list[str]) -> tuple[np.ndarray, float, list[str]]:
-    """Values [channels, samples], rate and units."""
-    import wfdb
-
-    record = wfdb.rdrecord(str(path.with_suffix("")))
-    _check_channels(path, picks, record.sig_name)
-    rows = [record.sig_name.index(name) for name in picks]
-    values = np.ascontiguousarray(record.p_signal[:, rows].T)
-    return values, float(record.fs), [record.units[row] for row in rows]
-
-
-def _mne(path: Path, picks: list[str]) -> tuple[np.ndarray, float, list[str]]:
-    """Values [channels, samples], rate and units; MNE has made volts of all voltages."""
-    import mne
-    from mne.io.constants import FIFF
-
-    header = edf_units(path) if path.suffix.lower() in (".edf", ".bdf") else {}
-    raw = mne.io.read_raw(path, verbose="ERROR")
-    _check_channels(path, picks, raw.ch_names)
-    volts = {c["ch_name"]: "V" if c["unit"] == FIFF.FIFF_UNIT_V else "" for c in raw.info["chs"]}
-    units = [header.get(name, volts[name]) for name in picks]
-    units = ["V" if unit in ("uV", "µV", "mV") else unit for unit in units]
-    return raw.get_data(picks=picks), float(raw.info["sfreq"]), units
-
-
-def _check_channels(path: Path, wanted: list[str], found: Sequence[str]) -> None:
-    missing = [name for name in wanted if name not in found]
-    if missing:
-        raise ValueError(f"{path}: expected the channels {missing}, found {list(found)}")
-
-
-def edf_units(path: Path) -> dict[str, str]:
-    """Unit of each channel of an EDF or BDF file, whose size is checked against its header.
-
-    MNE does not keep the units where a reader could see them, and reads a file that was cut short
-    without complaint. Widths of fields: EDF specification (Kemp et al. 1992).
-    """
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        fixed = file.read(256)
-        try:
-            n_bytes, n_records, n = int(fixed[184:192]), int(fixed[236:244]), int(fixed[252:256])
-            fields = file.read(n_bytes - 256).decode("latin1")
-            samples = sum(map(int, _texts(fields[n * 216 :], 8, n)))
-        except ValueError:
-            raise ValueError(f"{path}: expected an EDF file, found a foreign or cut one") from None
-    width = 3 if fixed[:1] == b"\xff" else 2  # BDF has 24-bit samples
-    expected = n_bytes + n_records * samples * width
-    if size < expected:
-        raise ValueError(f"{path}: expected {expected} bytes by its header, found {size}")
-    return dict(zip(_texts(fields, 16, n), _texts(fields[n * 96 :], 8, n), strict=True))
-
-
-def _texts(fields: str, width: int, n: int) -> list[str]:
-    return [fields[i * width : (i + 1) * width].strip() for i in range(n)]
 
 
 # --- labels.csv -----------------------------------------------------------------------------------
@@ -197,31 +119,74 @@ def _table(folder: Path | str) -> pd.DataFrame:
     path = Path(folder) / "labels.csv"
     if not path.is_file():
         raise ABOUT.missing(folder)
+    text, above = _decoded(path)
+    header = text.split("\n", 1)[0]
+    mark = max(",;\t", key=header.count)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # surplus fields
             table = pd.read_csv(
-                path, dtype=str, na_filter=False, skipinitialspace=True, skip_blank_lines=False,
-                index_col=False,
-            )  # fmt: skip
+                io.StringIO(text), dtype=str, na_filter=False, skipinitialspace=True,
+                skip_blank_lines=False, index_col=False, sep=mark,
+            ).rename(columns=lambda name: name.strip().lower())  # fmt: skip
         missing = [name for name in COLUMNS if name not in table]
         if missing:
             raise ValueError(f"no {', '.join(missing)} in row 1, but {', '.join(table.columns)}")
     except (ValueError, pd.errors.ParserWarning) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: expected columns {', '.join(COLUMNS)}, found {reason}") from None
-    table = table[COLUMNS].fillna("")
-    table.index += 2
+    table = table[COLUMNS].fillna("").map(str.strip)
+    table.index += 2 + above
     table = table[(table != "").any(axis=1)]  # blank lines count as rows, but say nothing
     if table.empty:
         raise ValueError(f"{path}: expected a row for each segment, found only the header")
-    times = table[["start_s", "stop_s"]].apply(pd.to_numeric, errors="coerce")
+    times = table[["start_s", "stop_s"]]
+    if mark != ",":  # else a decimal comma would be a surplus field
+        times = times.replace(",", ".", regex=True)
+    times = times.apply(pd.to_numeric, errors="coerce")
     stretch = (times["start_s"] >= 0) & (times["stop_s"] > times["start_s"])
     stretch &= np.isfinite(times["stop_s"])
     _expect(path, table, stretch, "0 <= start_s < stop_s in seconds", ["start_s", "stop_s"])
     named = (table["file"] != "") & (table["subject"] != "")
     _expect(path, table, named, "a file and a subject", ["file", "subject"])
+    # one spelling a subject, and a file is the same whichever way its path is written
+    table["file"] = [Path(os.path.normpath(name)).as_posix() for name in table["file"]]
+    people = table["subject"].str.casefold()
+    table["subject"] = table["subject"].groupby(people).transform("first")
+    owner = table.groupby("file")["subject"].transform("first")
+    _expect(path, table, owner == table["subject"], "one subject a file", ["file", "subject"])
     return table.assign(**times)
+
+
+def _decoded(path: Path) -> tuple[str, int]:
+    """Text of the table in whatever code a spreadsheet wrote it, and the lines left out above."""
+    content = path.read_bytes()
+    code = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        text = content.decode(code)
+    except UnicodeDecodeError:
+        text = content.decode("cp1252", errors="replace")
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    above = text[:4].lower() == "sep="  # a hint for Excel
+    return text.split("\n", 1)[-1] if above else text, int(above)
+
+
+def _check_clock(path: Path, rows: pd.DataFrame, seconds: float, begins: float) -> None:
+    """Refuse times that are not seconds from the first sample; say where they go beyond the end."""
+    file, first, last = rows["file"].iloc[0], rows["start_s"].min(), rows["stop_s"].max()
+    why = "milliseconds, or numbers of samples?" if last > 10 * seconds else ""
+    if begins and begins - 1 <= first and seconds + 1 < last <= begins + seconds + 1:
+        why = f"on the file's own clock, which begins at {begins:g} s; subtract that"
+    if why:
+        raise ValueError(
+            f"{path}: expected segments within the {seconds:g} s of {file}, found {first:g} to "
+            f"{last:g}: {why}"
+        )
+    if begins:
+        log.warning("%s: %s begins at %g s of its own clock; times count from there",
+                    path, file, begins)  # fmt: skip
+    if last > seconds + 1:
+        log.warning("%s: %s ends at %g s, but its segments at %g s", path, file, seconds, last)
 
 
 def _label(path: Path, rows: pd.DataFrame, classes: tuple[str, ...], seconds: float) -> Label:

@@ -1,9 +1,9 @@
-"""Simulated paired recordings, written in the raw formats of WESAD, FOG and ISRUC-Sleep.
+"""Simulated paired recordings, in the raw formats of WESAD, FOG, ISRUC-Sleep and DREAMER.
 
-A latent state (stress, freezing, sleep stage) drives both modalities of a subject; subjects differ
-in resting physiology, in anatomy and in how much they react, so that a state shows in a new subject
-often, not always. Each subject has a random stream of its own, seeded by (seed, data set, subject):
-a file does not depend on which others are written, nor on their order.
+A latent state (stress, freezing, sleep stage, mood) drives both modalities of a subject; subjects
+differ in resting physiology, in anatomy and in how much they react, so that a state shows in a new
+subject often, not always. Each subject has a random stream of its own, seeded by (seed, data set,
+subject): a file does not depend on which others are written, nor on their order.
 
 The generators are this project's own: one series of beats, with a rate that the state moves from
 beat to beat, has to make both the ECG and the PPG, and neurokit2's `ecg_simulate` and
@@ -20,10 +20,11 @@ from pathlib import Path
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from biox.data.simulate import fog, isruc, wesad
+from biox.data.simulate import dreamer, fog, isruc, wesad
 
-SIMULATORS = {"wesad": wesad, "fog": fog, "isruc": isruc}
-"""Modules with ``SUBJECTS`` and ``write(folder, seed, subject, length, effect)``."""
+SIMULATORS = {"wesad": wesad, "fog": fog, "isruc": isruc, "dreamer": dreamer}
+"""Modules with ``SUBJECTS`` and ``write(folder, seed, subject, length, effect)``; for one file of
+all subjects, ``person(seed, subject, length, effect)`` and ``write_all(folder, people)``."""
 
 
 def simulate(
@@ -39,7 +40,7 @@ def simulate(
 
     Parameters
     ----------
-    dataset : {"wesad", "fog", "isruc"}
+    dataset : {"wesad", "fog", "isruc", "dreamer"}
     folder : Path or str
         Takes the place of the original's folder.
     seed : int
@@ -48,14 +49,19 @@ def simulate(
     subjects : sequence of str, optional
         Whom to simulate; by default the subjects of the original (of ISRUC the first 30).
     length : float
-        Multiplies the duration of a recording: 695 s (WESAD), 80 s (FOG), 900 s (ISRUC).
+        Multiplies the duration of a recording: 695 s (WESAD), 80 s (FOG), 900 s (ISRUC), or of each
+        of the 18 clips: 30 s (DREAMER).
     effect : float
         Multiplies every influence of the state; with 0 the state leaves no trace in the signals.
     """
     simulator = SIMULATORS[dataset]
     chosen = list(simulator.SUBJECTS if subjects is None else subjects)
-    written = Parallel(n_jobs=n_jobs, return_as="generator")(
-        delayed(simulator.write)(Path(folder), seed, subject, length, effect) for subject in chosen
+    whole = hasattr(simulator, "write_all")
+    make, first = (simulator.person, ()) if whole else (simulator.write, (Path(folder),))
+    made = Parallel(n_jobs=n_jobs, return_as="generator")(
+        delayed(make)(*first, seed, subject, length, effect) for subject in chosen
     )
-    shown = tqdm(written, desc="subjects", total=len(chosen), disable=None)
-    return [path for paths in shown for path in paths]
+    made = list(tqdm(made, desc="subjects", total=len(chosen), disable=None))
+    if whole:
+        return simulator.write_all(Path(folder), made)
+    return [path for paths in made for path in paths]

@@ -16,6 +16,7 @@ from scipy.signal import butter, hilbert, sosfiltfilt
 
 from biox.data.simulate import neurophysiology as neuro
 from biox.data.simulate import physiology as phys
+from biox.data.simulate import twelve_lead
 from biox.data.simulate.neurophysiology import BANDS
 from biox.data.simulate.physiology import CONTROL, at, wander
 
@@ -278,6 +279,7 @@ KINDS = {
     "ppg": _Kind(ppg_window, 125.0, "a.u.", ("PPG",)),
     "eeg": _Kind(eeg_window, 200.0, "uV", ("F3", "C3", "O1", "F4", "C4", "O2")),
     "emg": _Kind(emg_window, 500.0, "uV", ("EMG 1", "EMG 2", "EMG 3")),
+    "ecg12": _Kind(twelve_lead.window, 250.0, "mV", twelve_lead.LEADS),
 }
 
 _AT_A_TIME = 50
@@ -309,14 +311,14 @@ def corpus(
 
     Parameters
     ----------
-    modality : {"ecg", "ppg", "eeg", "emg"}
+    modality : {"ecg", "ppg", "eeg", "emg", "ecg12"}
     n : int
     seconds : float
         Length of a window; 10 or more where there are heartbeats.
     seed : int
     channels : int, optional
-        Number of channels; 1 (ecg, ppg), 6 (eeg) or 3 (emg) by default. ppg has always 1. Several
-        ecg leads share their beats.
+        Number of channels; 1 (ecg, ppg), 6 (eeg) or 3 (emg) by default. ppg has always 1, ecg12 the
+        twelve leads. Several ecg leads share their beats.
     n_jobs : int
         Processes that simulate; -1: one a core. The windows are the same with any number.
     """
@@ -325,7 +327,7 @@ def corpus(
     if channels not in (None, len(names)):
         names = tuple(f"{modality.upper()} {i + 1}" for i in range(channels))
     assert names and (modality != "ppg" or len(names) == 1)
-    assert seconds >= (10 if modality in ("ecg", "ppg") else 1)
+    assert seconds >= (10 if modality in ("ecg", "ppg", "ecg12") else 1)
     signals = np.empty((n, len(names), round(seconds * kind.rate)), np.float32)
     targets: list[dict[str, float]] = []
     parts = (range(a, min(a + _AT_A_TIME, n)) for a in range(0, n, _AT_A_TIME))

@@ -1,0 +1,365 @@
+"""One file of signals: a WFDB record, EDF or BDF, or anything else that MNE reads.
+
+A header is checked against its file before it is believed. Samples stand where the file's own clock
+puts them; pauses, and what the file marks as bad, are NaN. Warnings of MNE and wfdb are logged.
+"""
+
+import logging
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from biox.data.conditioning import VOLTS, interpolated
+from biox.data.windows import Marked, Signal
+
+log = logging.getLogger(__name__)
+
+SHOWN = {"ecg": "mV"}
+"""Unit of voltages by modality; uV where a modality is not named."""
+
+SLACK, MAX_DRIFT, MAX_PAUSE = 0.01, 0.05, 24 * 3600.0
+"""Seconds: between the onset of an EDF+ record and the end of the one before; such differences, and
+pauses, over the whole file."""
+
+KINDS = {
+    "ecg": r"\b(ecg|ekg)|^(i|ii|iii|avr|avl|avf|v[1-6]|mlii?|chest)$",
+    "ppg": r"pleth|ppg|bvp",
+    "emg": r"\bemg",
+    "eeg": r"\beeg|^(fp|af|f|fc|ft|c|cp|t|tp|p|po|o)(\d{1,2}|z)(-.*)?$",
+}
+"""What channels of a modality are called."""
+
+
+class Rows(NamedTuple):
+    """The picked channels of a file, in order, and what holds for all of it."""
+
+    values: list[np.ndarray]
+    rates: list[float]
+    units: list[str]
+    marked: list[Marked] = []
+    begins: float = 0.0
+
+
+def read_signals(path: Path, channels: Mapping[str, Sequence[str | int]]) -> dict[str, Signal]:
+    """Return the signals of `read_file` alone."""
+    return read_file(path, channels)[0]
+
+
+def read_file(
+    path: Path, channels: Mapping[str, Sequence[str | int]]
+) -> tuple[dict[str, Signal], list[Marked], float]:
+    """Read one file: a WFDB record (``.hea``) or anything that MNE reads.
+
+    `channels` are those of each modality, as the file names them or by their numbers in it, from 1.
+
+    Returns
+    -------
+    signals : dict of str to Signal
+        By modality, from the first sample on. Voltages come in mV (ECG) or uV, others as stated.
+    marked : list of Marked
+        Pauses, and stretches that the file marks as bad.
+    begins : float
+        Seconds on the file's own clock at the first sample; 0 for most files.
+
+    Raises
+    ------
+    FileNotFoundError
+        The file is absent.
+    ValueError
+        It is damaged or foreign, contradicts itself, lacks a channel, or marks it as bad.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected a recording, found nothing")
+    known = {".hea": (_wfdb, "a WFDB record"), ".bdf": (_edf, "a BDF file")}
+    known[".edf"] = (_edf, "an EDF file")
+    reader, kind = known.get(path.suffix.lower(), (_mne, "a file MNE reads"))
+    picks = list(dict.fromkeys(name for names in channels.values() for name in names))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            rows = reader(path, picks)
+        except Exception as error:  # a damaged file may fail in any way
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            if not reason.startswith(str(path)):
+                reason = f"{path}: expected {kind}, found a foreign or damaged one ({reason})"
+            raise ValueError(reason) from None
+    said = [str(w.message) for w in caught if not issubclass(w.category, DeprecationWarning)]
+    lost: dict[str, float] = {}
+    for start, stop, why in rows.marked:
+        lost[why] = lost.get(why, 0.0) + stop - start
+        for values, rate in zip(rows.values, rows.rates, strict=True):
+            values[max(0, round(start * rate)) : max(0, round(stop * rate))] = np.nan
+    said += [f"no window touches {why} ({seconds:.2f} s)" for why, seconds in lost.items()]
+    for text in dict.fromkeys(said):
+        log.warning("%s: %s", path, " ".join(text.split()))
+    signals = {}
+    for modality, names in channels.items():
+        chosen = [picks.index(name) for name in names]
+        rates, units = [rows.rates[i] for i in chosen], [rows.units[i] for i in chosen]
+        rate, shown, parts = max(rates), SHOWN.get(modality, "uV"), [rows.values[i] for i in chosen]
+        if min(rates) < rate:
+            log.warning("%s: %s of %s Hz brought to one rate", path, modality, sorted(set(rates)))
+            parts = [interpolated(x[None], r, rate)[0] for x, r in zip(parts, rates, strict=True)]
+        x = np.stack([part[: min(map(len, parts))] for part in parts])
+        if set(units) <= set(VOLTS):
+            x *= np.array([[VOLTS[unit]] for unit in units]) / VOLTS[shown]
+            units = [shown]
+        unit = units[0] if len(set(units)) == 1 and units[0] else "a.u."
+        signals[modality] = Signal(x, rate, unit, tuple(map(str, names)))
+    return signals, rows.marked, rows.begins
+
+
+def known_channels(path: Path) -> dict[str, list[str | int]]:
+    """Sound channels whose names or MNE's types tell their modality, at one rate each."""
+    if path.suffix.lower() == ".hea":
+        part = _headers(path)[:2][-1]  # the first segment, if there are any
+        names, rates, telling = part.sig_name, part.samps_per_frame, part.sig_name
+    elif path.suffix.lower() in (".edf", ".bdf"):
+        fields = edf_header(path)["fields"]
+        names, rates, telling = fields["name"], fields["samples"], fields["name"]
+    else:
+        import mne
+
+        raw = mne.io.read_raw(path, verbose="ERROR")
+        names, rates, types = raw.ch_names, [1] * len(raw.ch_names), raw.get_channel_types()
+        telling = [kind if kind in KINDS else x for kind, x in zip(types, names, strict=True)]
+        for i in map(names.index, raw.info["bads"]):
+            log.warning("%s: %s left out, it is marked as bad", path, names[i])
+            telling[i] = ""
+    found: dict[str, list[int]] = {}
+    for i, name in enumerate(telling):
+        kind = next((k for k, what in KINDS.items() if re.search(what, name.lower())), None)
+        if kind and rates[i] == rates[found.setdefault(kind, [i])[0]]:
+            found[kind] = sorted({*found[kind], i})
+    if not found:
+        raise ValueError(f"{path}: expected channels with telling names, found {list(names)}")
+    alone = {name for name in names if names.count(name) == 1}
+    return {k: [names[i] if names[i] in alone else i + 1 for i in x] for k, x in found.items()}
+
+
+def _places(
+    path: Path, picks: Sequence[str | int], names: Sequence[str], unique: Sequence[str] = ()
+) -> list[int]:
+    """Places of the picked channels in the file; `unique` are their names as MNE numbers them."""
+    places, missing = [], []
+    for pick in picks:
+        text = str(pick).strip()
+        where = [i for i, name in enumerate(names) if name == text]
+        where = where or [i for i, name in enumerate(unique) if name == text]
+        number = re.fullmatch(r"#?(\d+)", text)
+        if not where and number and 1 <= int(number[1]) <= len(names):
+            where = [int(number[1]) - 1]
+        if len(where) > 1:
+            raise ValueError(
+                f"{path}: expected one channel named {text!r}, found {len(where)}: pick one by its "
+                f"number in the file, {' or '.join(str(i + 1) for i in where)}"
+            )
+        places += where
+        missing += [] if where else [pick]
+    if missing:
+        raise ValueError(f"{path}: expected the channels {missing}, found {list(names)}")
+    return places
+
+
+# --- WFDB -----------------------------------------------------------------------------------------
+
+
+def _headers(path: Path) -> list:
+    """Header of a record, and of those of its segments that hold signals."""
+    import wfdb
+
+    header = wfdb.rdheader(str(path.with_suffix("")), rd_segments=True)
+    return [header, *(part for part in getattr(header, "segments", []) if part is not None)]
+
+
+def _wfdb(path: Path, picks: list[str | int]) -> Rows:
+    """A record of one or several segments; wfdb leaves NaN where a segment lacks a signal."""
+    import wfdb
+
+    lines = [line.split() for line in path.read_text(errors="replace").splitlines()]
+    first, *lines = [line for line in lines if line and not line[0].startswith("#")] or [[]]
+    if len(first) == 2:
+        raise ValueError(f"{path}: expected a sampling rate in the first line, found none")
+    joined, marked, units = "/" in f"{first[:1]}", [], {}
+    frames = any(re.match(r"\d+x", line[1]) for line in lines if len(line) > 1)
+    if joined:
+        header, *parts = _headers(path)
+        frames = any(n > 1 for part in parts for n in part.samps_per_frame)
+        for part in parts:  # wfdb takes names and units of the first for all
+            same = header.layout == "variable" or part.sig_name == parts[0].sig_name
+            for name, unit in zip(part.sig_name, part.units, strict=True) if part.sig_len else ():
+                same &= units.setdefault(name, unit) == unit
+            if part.fs != header.fs or not same:
+                raise ValueError(
+                    f"{path}: expected segments alike, found {part.record_name} at {part.fs:g} Hz "
+                    f"with {part.sig_name} in {part.units}"
+                )
+        edges = (np.cumsum([0, *header.seg_len]) / header.fs).tolist()
+        stretches = zip(header.seg_name, edges, edges[1:], strict=False)
+        marked = [(start, stop, "a pause") for name, start, stop in stretches if name == "~"]
+    record = wfdb.rdrecord(str(path.with_suffix("")), smooth_frames=not frames)
+    places = _places(path, picks, record.sig_name)
+    found = [record.units[i] or "" for i in places]
+    for k, i in enumerate(places) if not joined else ():
+        # no gain or one of 0: not calibrated; wfdb makes that 200 per mV
+        if not float(re.match(r"[\d.]*", (*lines[i], "", "")[2])[0] or 0):
+            found[k] = "a.u."
+            warnings.warn(f"{record.sig_name[i]} has no gain, and so no unit", stacklevel=1)
+    if frames:
+        values = [np.asarray(record.e_p_signal[i]) for i in places]
+    else:
+        values = list(np.ascontiguousarray(record.p_signal[:, places].T))
+    rates = [float(record.fs) * record.samps_per_frame[i] for i in places]
+    return Rows(values, rates, found, marked)
+
+
+# --- EDF, BDF and what else MNE reads -------------------------------------------------------------
+
+
+def _edf(path: Path, picks: list[str | int]) -> Rows:
+    header = edf_header(path)
+    fields, seconds = header["fields"], header["seconds"]
+    own = [i for i, name in enumerate(fields["name"]) if not NOTES.match(name)]
+    names = [fields["name"][i] for i in own]
+    unique = [f"{x}-{names[:i].count(x)}" if names.count(x) > 1 else x for i, x in enumerate(names)]
+    places = _places(path, picks, names, unique)  # the second as MNE calls them
+    for i in (own[place] for place in places):
+        low, high, first, last = (fields[key][i] for key in LIMITS)
+        if not (low != high and first < last and np.isfinite([low, high]).all()):
+            raise ValueError(
+                f"{path}: expected limits that give {fields['name'][i]} a scale, found physical "
+                f"{low:g} to {high:g} {fields['unit'][i]} for digital {first:g} to {last:g}"
+            )
+    onsets = _onsets(path, header)
+    pauses = np.diff(onsets) - seconds
+    late = np.append(0, np.cumsum(np.where(pauses > SLACK, pauses, 0)))
+    stops, long = (onsets[1:] - onsets[0]).tolist(), pauses.tolist()
+    marked = [(b - a, b, "a pause") for a, b in zip(long, stops, strict=True) if a > SLACK]
+    samples = [fields["samples"][own[place]] for place in places]
+    values: list[np.ndarray] = [np.empty(0)] * len(places)
+    for n in dict.fromkeys(samples):
+        rows = [k for k, of_record in enumerate(samples) if of_record == n]
+        mixed = len({fields["samples"][i] for i in own}) > 1  # MNE would bring all to one rate
+        alone = {"include": [names[places[k]] for k in rows]} if mixed else {}
+        found = _mne(path, [unique[places[k]] for k in rows], len(marked) > 0, **alone)
+        marked += [mark for mark in found.marked if mark not in marked]
+        if not np.isclose(found.rates[0], n / seconds, rtol=1e-9):
+            raise ValueError(f"{path}: expected {n / seconds:g} Hz, found {found.rates[0]:g} Hz")
+        for k, x in zip(rows, found.values, strict=True):
+            firsts = np.arange(len(late)) * n + np.round(late * n / seconds).astype(int)
+            values[k] = x if not late[-1] else np.full(firsts[-1] + n, np.nan)
+            for first, record in zip(firsts, x.reshape(-1, n), strict=True) if late[-1] else ():
+                values[k][first : first + n] = record
+    units = [fields["unit"][own[place]] for place in places]
+    units = ["V" if unit in ("uV", "µV", "mV", "\x83\xcaV") else unit for unit in units]
+    begins = float(onsets[0]) if onsets[0] >= 1 else 0.0  # below: the start's part of a second
+    return Rows(values, [n / seconds for n in samples], units, marked, begins)
+
+
+def _mne(path: Path, picks: list[str | int], paused: bool = False, **options) -> Rows:
+    """Whatever MNE reads; it has made volts of all voltages."""
+    import mne
+    from mne.io.constants import FIFF
+
+    raw = mne.io.read_raw(path, verbose="WARNING", **options)
+    places = _places(path, picks, raw.ch_names)
+    names = [raw.ch_names[i] for i in places]
+    bad = [name for name in names if name in raw.info["bads"]]
+    if bad:
+        raise ValueError(
+            f"{path}: expected sound channels, found {bad} marked as bad (MNE's info['bads'])"
+        )
+    marked = {}
+    # `raw` drops annotations after as many seconds as it has samples, which is too early
+    for note in mne.read_annotations(path) if paused else raw.annotations:
+        start, text = float(note["onset"] - raw.first_time), note["description"]
+        joined = re.match("boundary|new segment|edge", text, re.IGNORECASE)
+        of_others = note.get("ch_names") and not set(note["ch_names"]) & set(names)
+        stop = start if joined else start + float(note["duration"])
+        if (joined or text.lower().startswith("bad")) and not of_others and stop > 0:
+            marked[start, stop, f"marked {text}"] = True
+    rate = float(raw.info["sfreq"])
+    units = ["V" if raw.info["chs"][i]["unit"] == FIFF.FIFF_UNIT_V else "" for i in places]
+    once = sorted(set(places))
+    data = raw.get_data(picks=once, verbose="WARNING")
+    values = [data[once.index(i)] for i in places]
+    return Rows(values, [rate] * len(places), units, list(marked), float(raw.first_time))
+
+
+NOTES = re.compile("(EDF|BDF) Annotations")
+LIMITS = ("low", "high", "digital low", "digital high")
+WIDTHS = {"name": 16, "transducer": 80, "unit": 8} | dict.fromkeys(LIMITS, 8)
+WIDTHS |= {"filter": 80, "samples": 8, "reserved": 32}
+"""Of a channel's fields in the header (EDF specification, Kemp et al. 1992)."""
+
+
+def edf_header(path: Path) -> dict:
+    """Header of an EDF or BDF file, refused where it contradicts itself or the file's size.
+
+    MNE reads a file that was cut short, or whose records last 0 s, with a warning at most.
+    """
+
+    def number(text: str) -> float:
+        return float(text.strip().replace(",", ".") or "nan")
+
+    size, fields = path.stat().st_size, {}
+    with open(path, "rb") as file:
+        fixed = file.read(256).decode("latin1")
+        try:
+            start, records, n = int(fixed[184:192]), int(fixed[236:244]), int(fixed[252:256])
+            seconds = number(fixed[244:252])
+            for name, width in WIDTHS.items():
+                texts = [file.read(width).decode("latin1").strip("\x00 ") for _ in range(n)]
+                fields[name] = [number(text) for text in texts] if name in LIMITS else texts
+            fields["samples"] = samples = list(map(int, fields["samples"]))
+        except ValueError:
+            raise ValueError(f"{path}: expected an EDF file, found a foreign or cut one") from None
+    width = 3 if fixed[:1] == "\xff" else 2  # BDF has 24-bit samples
+    wrong = f"{256 * (n + 1)} bytes of header, found {start}" if start != 256 * (n + 1) else ""
+    if min(samples, default=-1) < 0 or not 0 < seconds < np.inf:
+        wrong = f"records that last some time, found {seconds:g} s with {samples} samples: no rate"
+    if wrong:
+        raise ValueError(f"{path}: expected {wrong}")
+    record = sum(samples) * width
+    if records == -1:  # the recorder was not stopped properly
+        records = (size - start) // record
+        warnings.warn(f"no number of records in the header, {records} by its size", stacklevel=1)
+    expected = start + records * record
+    if not expected <= size < expected + record or records < 1:
+        raise ValueError(f"{path}: expected {expected} bytes by its header, found {size}")
+    kind = fixed[192:197].strip()
+    return {"kind": kind, "start": start, "records": records, "width": width, "seconds": seconds,
+            "fields": fields}  # fmt: skip
+
+
+def _onsets(path: Path, header: dict) -> np.ndarray:
+    """When each record begins, in seconds of the file's clock.
+
+    EDF+ says so in the first annotation channel of each record; plain EDF has no pauses.
+    """
+    kind, n, seconds, width = (header[key] for key in ("kind", "records", "seconds", "width"))
+    names, samples = header["fields"]["name"], header["fields"]["samples"]
+    at = next((i for i, name in enumerate(names) if NOTES.match(name)), None)
+    if at is None and kind[-2:] != "+D":
+        return np.arange(n) * seconds
+    content = np.memmap(path, np.uint8, "r", header["start"], (n, sum(samples) * width))
+    first, onsets = sum(samples[: at or 0]) * width, np.full(n, np.nan)
+    for i, note in enumerate(np.array(content[:, first : first + samples[at or 0] * width])):
+        found = re.match(rb"[+-]\d+(\.\d*)?(?=[\x14\x15])", note.tobytes())
+        onsets[i] = float(found[0]) if found else np.nan
+    wrong = np.diff(onsets) - seconds
+    drift, pause = wrong[np.abs(wrong) <= SLACK].sum(), wrong[wrong > SLACK].sum()
+    bad = ~(wrong >= -SLACK) | ((wrong > SLACK) & (kind[-2:] != "+D"))
+    if bad.any() or np.isnan(onsets).any() or abs(drift) > MAX_DRIFT or pause > MAX_PAUSE:
+        i = int(np.argmax(bad)) + 1 if bad.any() else n - 1
+        also = "or pauses of a day at most" if kind[-2:] == "+D" else "as the header says"
+        raise ValueError(
+            f"{path}: expected records of {seconds:g} s one after the other, {also}, found record "
+            f"{i} at {onsets[i - 1]:g} s, the next at {onsets[i]:g} s, {n} records until "
+            f"{onsets[-1] + seconds:g} s"
+        )
+    return onsets
