@@ -409,18 +409,19 @@ class FrozenDirection:
         """Put values over the section `bridge` of the settings."""
         return replace(self, settings=self.settings.override("bridge", bridge))
 
-    def pairs(self, split: str, align: str = "last") -> Pairs:
-        """Return what a bridge learns from, with the target of `align` (see `train_bridge`)."""
+    def pairs(self, split: str, align: str = "last", rows: Any = slice(None)) -> Pairs:
+        """Return what a bridge learns from (see `train_bridge`), of some windows or of all."""
         cached, centre = self.activations[split], self.settings.bridge.centre
-        pooled = centre_by_subject(cached.new[self.m], cached.subjects, centre)
+        centre = "none" if centre == "within" and split != "pair" else centre
+        pooled = centre_by_subject(cached.new[self.m][rows], cached.subjects[rows], centre)
         if align == "last":
-            return Pairs(pooled, cached.last)
+            return Pairs(pooled, cached.last[rows])
         if (split, self.l) not in self._inputs:
             _, x_old, _ = load_windows(self.settings, self.name, split)
             self._inputs[split, self.l] = layer_input(self.old, x_old, self.l)
-        return Pairs(pooled, self._inputs[split, self.l])
+        return Pairs(pooled, self._inputs[split, self.l][rows])
 
-    def bridge(self, seed: int, rows: np.ndarray | None = None, **changes: Any) -> BridgedModel:
+    def bridge(self, seed: int, rows: Any = slice(None), **changes: Any) -> BridgedModel:
         """Make a bridge between m and l, untrained or, with ``start: regression``, computed.
 
         Parameters
@@ -428,7 +429,7 @@ class FrozenDirection:
         seed : int
             Decides A and the prototypes.
         rows : ndarray of int, optional
-            Paired windows that the regression is of; absent: all.
+            Paired windows to compute it from; absent: all.
         **changes
             Put over the section `bridge` of the settings.
         """
@@ -439,18 +440,17 @@ class FrozenDirection:
             )
         if changes:
             return self.override(**changes).bridge(seed, rows)
-        settings, rows = self.settings.bridge, slice(None) if rows is None else rows
-        cached, (n_tokens, d_l) = self.activations["pair"], self.old.token_shape(self.l)
+        settings, cached = self.settings.bridge, self.activations["pair"]
+        n_tokens, d_l = self.old.token_shape(self.l)
         sizes = (cached.new[self.m].shape[1], d_l, n_tokens, settings.rank, settings.n_prototypes)
         tokens = cached.tokens[self.l] if settings.prototypes == "tokens" else None
-        options = {"reshaped": settings.layout == "released" and self.old.released_layout_reshaped}
-        options |= {"affine": settings.affine}
-        bridge = PrototypeBridge.initial(*sizes, seed=seed, tokens=tokens, **options)
+        reshaped = settings.layout == "released" and self.old.released_layout_reshaped
+        options = {"tokens": tokens, "reshaped": reshaped, "affine": settings.affine}
+        bridge = PrototypeBridge.initial(*sizes, seed=seed, **options)
         if settings.start == "regression":
-            pooled, target = self.pairs("pair", "input")
-            bridge.regress(pooled[rows], target[rows], settings.ridge)
+            bridge.regress(*self.pairs("pair", "input", rows), settings.ridge)
         elif settings.affine:
-            bridge.standardise(self.pairs("pair").pooled[rows])
+            bridge.standardise(self.pairs("pair", rows=rows).pooled)
         return BridgedModel(self.new, self.old, bridge, self.head, self.m, self.l)
 
     def flattened(self, n: int = 512) -> tuple[list[np.ndarray], list[np.ndarray]]:

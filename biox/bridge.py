@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 
@@ -17,6 +18,14 @@ from torch import Tensor, nn
 from biox.backbones.base import Backbone
 
 _RANDOM = Lock()  # torch's global generator is shared by all threads
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Let a seed decide what is drawn within, whatever was drawn before and in other threads."""
+    with _RANDOM, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 class PrototypeBridge(nn.Module):
@@ -102,8 +111,7 @@ class PrototypeBridge(nn.Module):
         **options : bool
             `reshaped` and `affine`.
         """
-        with _RANDOM, torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             bridge = cls(*sizes, **options)
             if tokens is not None:
                 n, n_p = len(tokens), bridge.n_prototypes

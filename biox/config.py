@@ -221,7 +221,7 @@ class Bridge(Section):
     affine: bool  # standardised input and constants; paper: false
     start: Literal["zeros", "regression"]  # of B, or all computed; paper: zeros
     ridge: NonNegativeFloat  # penalty of the regression, per window
-    centre: Literal["none", "subject", "causal"]  # features by subject; paper: none
+    centre: Literal["none", "within", "subject", "causal"]  # features by subject; paper: none
     loss: Literal["cosine", "centred", "centred_kl", "mae", "infonce"]  # cosine: equation 7
     kl_weight: NonNegativeFloat  # of the predictions' divergence in centred_kl
     align: Literal["last", "input"]  # layer whose representations the loss compares

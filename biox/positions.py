@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 from scipy.linalg import helmert
 from scipy.special import logsumexp, softmax
 from sklearn.linear_model import LogisticRegression
@@ -26,9 +25,7 @@ from sklearn.model_selection import (
 )
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.class_weight import compute_sample_weight
 from threadpoolctl import threadpool_limits
-from torch import Tensor
 
 from biox.cka import linear_cka, varies
 from biox.training import fit_rows, predict
@@ -241,7 +238,7 @@ def out_of_fold(
     """Class probabilities [n, classes] of the paired windows, each from a bridge without it.
 
     Folds are by subject. `agreement` of these with the teacher compares bridges without a label,
-    and `calibration` learns from them.
+    and `fit_offsets` learns from them.
 
     Parameters
     ----------
@@ -254,7 +251,8 @@ def out_of_fold(
     cached = frozen.activations["pair"]
     folds = GroupKFold(min(n_folds, len(np.unique(cached.subjects))))
     frozen = frozen.override(lr=lr, **bridge)
-    pooled, probabilities = frozen.pairs("pair").pooled, np.empty(cached.logits.shape)
+    seen = frozen.override(centre="none") if frozen.settings.bridge.centre == "within" else frozen
+    pooled, probabilities = seen.pairs("pair").pooled, np.empty(cached.logits.shape)
     for rows, held in folds.split(pooled, groups=cached.subjects):
         if frozen.settings.bridge.epochs == 0:  # nothing to train, so no history either
             model = frozen.bridge(seed, rows)
@@ -264,107 +262,42 @@ def out_of_fold(
     return probabilities
 
 
-def calibration(probabilities: np.ndarray, teacher: np.ndarray) -> tuple[float, np.ndarray]:
-    """Fit scale s and offset o of ``softmax(s log p + o)`` to the teacher's probabilities.
+def remove_offsets(
+    probabilities: np.ndarray,
+    subjects: np.ndarray,
+    held_out: np.ndarray,
+    pseudo_labels: np.ndarray,
+    held_out_subjects: np.ndarray,
+) -> np.ndarray:
+    """Estimate each subject's offset of the log-probabilities and take it out (empirical Bayes).
 
-    Both are [n, classes], of windows that the method was not fitted on. Cross-entropy, every
-    pseudo-class with the same weight; s is not negative. No label is read.
-    """
-    log_p, target = (torch.from_numpy(np.asarray(x, float)) for x in (probabilities, teacher))
-    log_p = log_p.clamp_min(1e-9).log()
-    weights = torch.from_numpy(compute_sample_weight("balanced", target.argmax(1).numpy()))
-    s = torch.zeros((), dtype=torch.double, requires_grad=True)  # log of the scale
-    o = torch.zeros(target.shape[1], dtype=torch.double, requires_grad=True)
-    optimizer = torch.optim.LBFGS([s, o], max_iter=200, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        cross = -(target * (s.exp() * log_p + o).log_softmax(1)).sum(1)
-        loss = (weights * cross).mean() + 1e-3 * (s**2 + (o**2).sum())
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    return s.detach().exp().item(), o.detach().numpy()
-
-
-def calibrated(probabilities: np.ndarray, scale: float, offset: np.ndarray) -> np.ndarray:
-    """Apply a `calibration` to probabilities [n, classes]."""
-    log_p = np.log(np.maximum(probabilities, 1e-9))
-    return softmax(scale * log_p + offset, axis=1)
-
-
-class Offsets(NamedTuple):
-    """Predictions as class means, an offset a subject, and noise; see `fit_offsets`.
-
-    Attributes
-    ----------
-    means : ndarray, [classes, classes - 1]
-        NaN for a class that the teacher never predicts.
-    within, between : ndarray, [classes - 1, classes - 1]
-        Covariance of windows around their subject's class means, and of the subjects' offsets.
-    """
-
-    means: np.ndarray
-    within: np.ndarray
-    between: np.ndarray
-
-
-def _log_ratios(probabilities: np.ndarray) -> np.ndarray:
-    """Log-probabilities [n, classes] without what softmax ignores: [n, classes - 1]."""
-    log_p = np.log(np.maximum(probabilities, 1e-6))
-    return log_p @ helmert(log_p.shape[1]).T
-
-
-def fit_offsets(
-    probabilities: np.ndarray, pseudo_labels: np.ndarray, subjects: np.ndarray
-) -> Offsets:
-    """Fit ``t = mean of the class + offset of the subject + noise`` to log-ratios t of predictions.
-
-    Offsets and noise are normal; maximum likelihood by EM. No label is read.
+    Log-ratios of predictions are ``mean of the class + offset of the subject + noise``, offsets and
+    noise normal. Means and covariances are fitted by EM to held-out predictions with the teacher's
+    pseudo-labels. Of a new subject neither offset nor share of the classes is known: where its
+    predictions fall into groups as far apart as the class means, the groups tell the offset; where
+    they do not, it stays near zero, and the subject may have a single class. No label is read, but
+    all windows of a subject are (transductive). Predictions stay as they are where held-out classes
+    are on average no more probable in the windows for which the teacher predicts them.
 
     Parameters
     ----------
     probabilities : ndarray, [n, classes]
-        Of windows that the method was not fitted on.
-    pseudo_labels : ndarray, [n]
-        The teacher's, on these windows.
     subjects : ndarray, [n]
+    held_out : ndarray, [k, classes]
+        Of windows that the method was not fitted on, see `out_of_fold`.
+    pseudo_labels, held_out_subjects : ndarray, [k]
+        The teacher's predictions on these windows, and their subjects.
+
+    Returns
+    -------
+    ndarray, [n, classes]
+        In these, classes count as equally likely.
     """
-    t = _log_ratios(probabilities)
-    of_class = (pseudo_labels[:, None] == np.arange(probabilities.shape[1])).astype(float)
-    of_subject = (subjects[:, None] == np.unique(subjects)).astype(float)
-    of_class, of_subject = (x / np.maximum(x.sum(0), 1) for x in (of_class, of_subject))
-    n = OVERLAP / of_subject.max(0)[:, None, None]  # windows of each subject
-    within = between = np.eye(t.shape[1]) * (t.var(0).mean() + 1e-6)
-    offsets = np.zeros((of_subject.shape[1], t.shape[1]))
-    for _ in range(30):
-        of_window = (of_subject > 0) @ offsets
-        means = of_class.T @ (t - of_window)
-        left = t - means[pseudo_labels]
-        variance = np.linalg.inv(np.linalg.inv(between) + n * np.linalg.inv(within))
-        pull = np.linalg.solve(within, (of_subject.T @ left)[:, :, None])
-        offsets = (variance @ (n * pull))[:, :, 0]
-        offsets -= offsets.mean(0)
-        noise = left - (of_subject > 0) @ offsets
-        within = noise.T @ noise / len(t) + 1e-6 * np.eye(t.shape[1])
-        between = offsets.T @ offsets / len(offsets) + variance.mean(0)
-    means[of_class.sum(0) == 0] = np.nan
-    return Offsets(means, within, between)
-
-
-def remove_offsets(fitted: Offsets, probabilities: np.ndarray, subjects: np.ndarray) -> np.ndarray:
-    """Class probabilities [n, classes] after each subject's offset is estimated and taken out.
-
-    Of a new subject neither the offset nor the share of the classes is known. Where its predictions
-    fall into groups as far apart as the class means, the groups tell the offset; where they do not,
-    it stays near zero, and the subject may have a single class. Needs all windows of a subject
-    (transductive). Classes count as equally likely in the result.
-    """
-    t, out = _log_ratios(probabilities), np.empty(probabilities.shape)
-    known = np.flatnonzero(~np.isnan(fitted.means).any(1))
-    means, precision = fitted.means[known], np.linalg.inv(fitted.within)
-    prior = np.linalg.inv(fitted.between)
+    fitted = _fit_offsets(held_out, pseudo_labels, held_out_subjects)
+    if fitted is None:
+        return probabilities
+    known, means, precision, prior = fitted
+    t, out = _log_ratios(probabilities), np.zeros(probabilities.shape)
 
     def densities(x: np.ndarray, offset: np.ndarray) -> np.ndarray:
         left = x[:, None] - means - offset
@@ -384,7 +317,35 @@ def remove_offsets(fitted: Offsets, probabilities: np.ndarray, subjects: np.ndar
             likelihood = OVERLAP * logsumexp(joint, axis=1).sum() - 0.5 * offset @ prior @ offset
             found.append((likelihood, offset))
         best = max(found, key=lambda pair: pair[0])[1]
-        own = np.zeros((len(x), len(fitted.means)))
-        own[:, known] = softmax(densities(x, best), axis=1)
-        out[subjects == subject] = own
+        out[np.ix_(subjects == subject, known)] = softmax(densities(x, best), axis=1)
     return out
+
+
+def _log_ratios(probabilities: np.ndarray) -> np.ndarray:
+    """Log-probabilities [n, classes] without what softmax ignores: [n, classes - 1]."""
+    log_p = np.log(np.maximum(probabilities, 1e-6))
+    return log_p @ helmert(log_p.shape[1]).T
+
+
+def _fit_offsets(probabilities, labels, subjects) -> tuple[np.ndarray, ...] | None:
+    """Classes that occur, their means, inverse covariances of noise and offsets."""
+    t, known = _log_ratios(probabilities), np.unique(labels)
+    of_class = (labels[:, None] == known).astype(float)
+    of_subject = (subjects[:, None] == np.unique(subjects)).astype(float)
+    n = OVERLAP * of_subject.sum(0)[:, None, None]
+    within = between = np.eye(t.shape[1]) * (t.var(0).mean() + 1e-6)
+    offsets = np.zeros((len(n), t.shape[1]))
+    for _ in range(30):
+        means = of_class.T @ (t - of_subject @ offsets) / of_class.sum(0)[:, None]
+        left = t - of_class @ means
+        variance = np.linalg.inv(np.linalg.inv(between) + n * np.linalg.inv(within))
+        pull = OVERLAP * np.linalg.solve(within, (of_subject.T @ left)[:, :, None])
+        offsets = (variance @ pull)[:, :, 0]
+        offsets -= offsets.mean(0)
+        noise = left - of_subject @ offsets
+        within = noise.T @ noise / len(t) + 1e-6 * np.eye(t.shape[1])
+        between = offsets.T @ offsets / len(offsets) + variance.mean(0)
+    log_p = (means @ helmert(probabilities.shape[1]))[:, known]  # of class (row) in its windows
+    if np.trace(log_p - log_p.mean(0)) <= 0:
+        return None
+    return known, means, np.linalg.inv(within), np.linalg.inv(between)

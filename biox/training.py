@@ -155,8 +155,8 @@ def centre_by_subject(pooled: Tensor, subjects: np.ndarray, centre: str = "subje
     """Subtract each subject's mean from its pooled features [n, d_m], rows in order of time.
 
     The mean is that of all windows of the subject, future ones too, so it needs recordings as a
-    whole (transductive); ``causal``, of the windows up to the row itself; ``none``: nothing is
-    subtracted.
+    whole (transductive); ``causal``, of the windows up to the row itself. ``within`` adds the mean
+    of all rows: what is left of a fit is how features differ within subjects. ``none``: unchanged.
     """
     centred = pooled.clone()
     for subject in np.unique(subjects) if centre != "none" else ():
@@ -165,7 +165,7 @@ def centre_by_subject(pooled: Tensor, subjects: np.ndarray, centre: str = "subje
         if centre == "causal":
             counts = torch.arange(1, own.sum() + 1).unsqueeze(1)
             centred[own] = pooled[own] - pooled[own].cumsum(0) / counts
-    return centred
+    return centred + pooled.mean(0) if centre == "within" else centred
 
 
 # --- training -------------------------------------------------------------------------------------
@@ -306,7 +306,7 @@ def fit(
     FloatingPointError
         As in `train_bridge`.
     """
-    rows = None
+    rows = slice(None)
     if share is not None:
         rows = share_rows(frozen.activations["pair"].subjects, share, seed)
     frozen = frozen.override(lr=lr, **bridge)
@@ -317,12 +317,11 @@ def fit(
 
 
 def fit_rows(
-    frozen: FrozenDirection, rows: np.ndarray | None, seed: int
+    frozen: FrozenDirection, rows: np.ndarray | slice, seed: int
 ) -> tuple[BridgedModel, pd.DataFrame, int]:
     """Fit a bridge to some of the paired windows: model, history, epoch that was kept."""
     settings = frozen.settings.bridge
-    pair, val = (frozen.pairs(split, settings.align) for split in ("pair", "val"))
-    pair = pair if rows is None else Pairs(pair.pooled[rows], pair.target[rows])
+    pair, val = frozen.pairs("pair", settings.align, rows), frozen.pairs("val", settings.align)
     model = frozen.bridge(seed, rows).to(device_of(frozen.settings))
     names = ("lr", "epochs", "loss", "align", "temperature", "kl_weight")
     options = {name: getattr(settings, name) for name in names}

@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
-from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -29,21 +27,11 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from biox.activations import FrozenDirection
 from biox.backbones import Backbone
+from biox.bridge import seeded
 from biox.config import Baselines, device_of
 from biox.metrics import Result
 from biox.teacher import choose_penalty, fit_head
 from biox.training import agreement, best_epoch, infonce_loss, run_seeds
-
-_RANDOM = Lock()  # torch's global generator is shared by all threads
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Let a seed decide what is drawn within, whatever was drawn before and in other threads."""
-    with _RANDOM, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
-
 
 # --- losses ---------------------------------------------------------------------------------------
 
