@@ -225,9 +225,7 @@ def test_foreign_checkpoints_are_refused(tmp_path):
     with pytest.raises(ValueError, match="found .'data'"):
         pretrain_masked(model(), 2 * ecg(), **HOW, checkpoint=path)
     path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(
-        ValueError, match="expected a checkpoint of masked pretraining, found a dam"
-    ):
+    with pytest.raises(ValueError, match="found a damaged or foreign file"):
         pretrain_masked(model(), ecg(), **HOW, checkpoint=path)
 
 
