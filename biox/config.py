@@ -53,12 +53,6 @@ class Direction(Section):
     bridge: dict[str, Any] = {}  # put over the section `bridge`
     baselines: dict[str, Any] = {}  # put over the section `baselines`
 
-    @model_validator(mode="after")
-    def _two_modalities(self):
-        if self.old == self.new:
-            raise ValueError(f"new: expected a modality other than old, found {self.new}")
-        return self
-
     @property
     def old_key(self) -> str:
         """Key of the old model in `backbones`."""
@@ -99,21 +93,15 @@ class Dataset(Section):
         for split, subjects in self.splits.items():
             for subject in subjects:
                 if seen.setdefault(subject.strip().casefold(), split) != split:
-                    raise ValueError(
-                        f"splits: expected each subject in one split, "
-                        f"found {subject} in {seen[subject.strip().casefold()]} and {split}"
-                    )
+                    found = f"{subject} in {seen[subject.strip().casefold()]} and {split}"
+                    raise ValueError(f"splits: expected each subject in one split, found {found}")
         if self.condition_per == "stretch" and self.protocol == "shuffled_windows":
-            raise ValueError(
-                "condition_per: expected recording or window, found stretch: shuffled windows "
-                "have no stretches"
-            )
+            expected = "recording or window with shuffled windows"
+            raise ValueError(f"condition_per: expected {expected}, found stretch")
         for modality, names in self.picks.items():
-            if self.channels.get(modality, len(names)) != len(names):
-                raise ValueError(
-                    f"channels.{modality}: expected {len(names)} as in picks, "
-                    f"found {self.channels[modality]}"
-                )
+            if (found := self.channels.get(modality, len(names))) != len(names):
+                expected = f"{len(names)} as in picks"
+                raise ValueError(f"channels.{modality}: expected {expected}, found {found}")
         if self.classes is not None and len(self.classes) < 2:
             raise ValueError(f"classes: expected two or more, found {self.classes}")
         return self
@@ -125,8 +113,8 @@ class Dataset(Section):
 
     def reader_options(self) -> dict[str, Any]:
         """Return the keyword arguments of the reader besides folder and subject."""
-        given = {"channels": self.picks, "classes": self.classes, "target": self.labels}
-        given |= {"threshold": self.threshold}
+        given = {"channels": self.picks, "classes": self.classes}
+        given |= {"target": self.labels, "threshold": self.threshold}
         return {name: value for name, value in given.items() if value}
 
 
@@ -282,10 +270,8 @@ class CardioGAN(Section):
     @model_validator(mode="after")
     def _segments_have_a_spectrum(self):
         if not (self.seconds * self.rate).is_integer() or self.samples < 128:
-            raise ValueError(
-                f"seconds: expected at least 128 whole samples at {self.rate:g} Hz, "
-                f"found {self.seconds:g} s"
-            )
+            expected = f"at least 128 whole samples at {self.rate:g} Hz"
+            raise ValueError(f"seconds: expected {expected}, found {self.seconds:g} s")
         return self
 
 
@@ -339,7 +325,9 @@ class Settings(Section):
         for name, direction in self.directions.items():
             key = f"directions.{name}"
             _known(f"{key}.dataset", direction.dataset, self.datasets)
-            dataset = self.datasets[direction.dataset]
+            dataset, new = self.datasets[direction.dataset], direction.new
+            if direction.old == new:
+                raise ValueError(f"{key}.new: expected a modality other than old, found {new}")
             for modality in (direction.old, direction.new):
                 _known(key, modality, self.backbones)
                 if dataset.classes is not None:
@@ -347,9 +335,9 @@ class Settings(Section):
             named = [(f"models.{m}", model, m) for m, model in direction.models.items()]
             for field, model, of in (*named, ("new_model", direction.new_key, direction.new)):
                 _known(f"{key}.{field}", model, self.backbones)
-                if self.modality(model) != of:
-                    found = f"found {model} of {self.modality(model)}"
-                    raise ValueError(f"{key}.{field}: expected a model of {of}, {found}")
+                if (own := self.modality(model)) != of:
+                    found = f"{model} of {own}"
+                    raise ValueError(f"{key}.{field}: expected a model of {of}, found {found}")
             for section in ("bridge", "baselines"):
                 self._merged(section, getattr(direction, section), where=f"{key}.{section}")
         for key, choice in self.backbones.items():
@@ -358,10 +346,10 @@ class Settings(Section):
         for key in self.pretrain.models:
             _known("pretrain.models", key, self.backbones)
         _known("ablations.direction", self.ablations.direction, self.directions)
-        for where in ("controls.positions_in", "cardiogan.directions"):
-            section, field = where.split(".")
-            for name in getattr(getattr(self, section), field):
-                _known(where, name, self.directions)
+        for name in self.controls.positions_in:
+            _known("controls.positions_in", name, self.directions)
+        for name in self.cardiogan.directions:
+            _known("cardiogan.directions", name, self.directions)
         return self
 
     def direction(self, name: str) -> Direction:
@@ -385,21 +373,14 @@ class Settings(Section):
 
     def keys_of(self, dataset: str) -> list[str]:
         """Return the backbones that some direction uses on a data set, in order of `backbones`."""
-        used = {
-            key
-            for d in self.directions.values()
-            if d.dataset == dataset
-            for key in (d.old_key, d.new_key)
-        }
+        of = [d for d in self.directions.values() if d.dataset == dataset]
+        used = {key for d in of for key in (d.old_key, d.new_key)}
         return [key for key in self.backbones if key in used]
 
     def for_direction(self, name: str) -> "Settings":
         """Put a direction's own seeds, bridge and baselines in the place of those of all."""
         direction = self.direction(name)
-        own = {
-            section: self._merged(section, getattr(direction, section))
-            for section in ("bridge", "baselines")
-        }
+        own = {x: self._merged(x, getattr(direction, x)) for x in ("bridge", "baselines")}
         return self.model_copy(update=own | {"seeds": direction.seeds or self.seeds})
 
     def override(self, section: str, values: Mapping[str, Any]) -> "Settings":
@@ -432,10 +413,9 @@ def _validated(kind: type[Section], content: Any, where: str = "") -> Any:
     reason = reason[0].lower() + reason[1:]
     if first["type"] == "value_error":
         raise ValueError(f"{key}.{reason}" if key else reason)
-    if first["type"] == "extra_forbidden":
-        raise ValueError(f"{key}: unknown key")
-    if first["type"] == "missing":
-        raise ValueError(f"{key}: expected a value, found none")
+    plain = {"extra_forbidden": "unknown key", "missing": "expected a value, found none"}
+    if first["type"] in plain:
+        raise ValueError(f"{key}: {plain[first['type']]}")
     number = isinstance(first["input"], str) and re.fullmatch(r"[\d.]+e[-+]?\d+", first["input"])
     hint = " (YAML needs a decimal point, as in 1.0e-4)" if number else ""
     raise ValueError(f"{key}: {reason}, found {first['input']!r}{hint}")
@@ -508,11 +488,10 @@ PATHS = Paths()
 
 def device_of(settings: Settings) -> str:
     """Resolve ``device: auto`` to ``cuda`` where there is one, else ``cpu``."""
-    if settings.device != "auto":
-        return settings.device
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    return found if settings.device == "auto" else settings.device
 
 
 def digest(path: Path | str) -> str:

@@ -23,9 +23,7 @@ METRICS = ("balanced_accuracy", "macro_f1", "weighted_f1")
 SCORE = METRICS[0]
 RUN = ["folder", "method", "seed"]
 N_RESAMPLES = 5000
-Frames = Sequence[pd.DataFrame]
-"""Predictions of the same test windows, one frame a run."""
-
+Frames = Sequence[pd.DataFrame]  # predictions of the same test windows, one frame a run
 _STAGES = {"bridges": "bridge"}  # folder of results -> stage that writes it, where they differ
 
 
@@ -256,9 +254,8 @@ def collapsed(frame: pd.DataFrame) -> bool:
 
 def never_predicted(frame: pd.DataFrame) -> list[str]:
     """Names of the classes that a run predicts for no window."""
-    p = frame.filter(regex="^p ").dropna(axis=1, how="all")
-    predicted = set(probabilities_of(frame).argmax(axis=1))
-    return [name.removeprefix("p ") for k, name in enumerate(p) if k not in predicted]
+    names = frame.filter(regex="^p ").dropna(axis=1, how="all").columns.str.removeprefix("p ")
+    return names.delete(np.unique(probabilities_of(frame).argmax(axis=1))).to_list()
 
 
 def random_scores(labels: np.ndarray, n_classes: int) -> dict[str, float]:
