@@ -1,8 +1,8 @@
-"""Choices without labels: the bridge's positions, its settings, its threshold.
+"""Choices without labels: the bridge's positions, its settings, offsets of its predictions.
 
 Two-stage selection of positions (section 3.3): ``m = argmax_i probe_i`` (equation 4) and
 ``l = argmax_j CKA(new output m, old input j)`` (equation 5), where the probe predicts the teacher's
-pseudo-labels. Settings are compared, and a threshold is calibrated, by predictions of bridges on
+pseudo-labels. Settings are compared, and offsets of subjects learnt, by predictions of bridges on
 paired subjects that they were not fitted to.
 """
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 OVERLAP = 0.5
-"""Windows overlap in time: so many independent ones does each stand for, in `Offsets`."""
+"""Independent windows that each counts for in `remove_offsets`, because windows overlap in time."""
 
 
 class Selection(NamedTuple):
