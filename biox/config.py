@@ -5,6 +5,7 @@ An unknown key, a wrong type or an impossible value stops with one sentence that
 """
 
 import hashlib
+import operator
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,6 @@ def _distinct(values: list) -> list:
 
 
 Seeds = Annotated[list[int], Field(min_length=1), AfterValidator(_distinct)]
-LearningRates = Annotated[list[PositiveFloat], Field(min_length=1), AfterValidator(_distinct)]
 Names = Annotated[list[Name], Field(min_length=1), AfterValidator(_distinct)]
 Picks = Annotated[list[Name | PositiveInt], Field(min_length=1), AfterValidator(_distinct)]
 
@@ -232,7 +232,7 @@ class Bridge(Section):
 class Search(Section):
     """Learning rates that every trained transfer method tries with the first seed."""
 
-    lr: LearningRates
+    lr: Annotated[list[PositiveFloat], Field(min_length=1), AfterValidator(_distinct)]
 
 
 class Baselines(Section):
@@ -314,6 +314,7 @@ class Settings(Section):
     activations: ActivationSettings
     positions: Positions
     bridge: Bridge
+    computed: dict[str, Any]  # put over `bridge` for Table 1's computed bridge
     search: Search
     baselines: Baselines
     cardiogan: CardioGAN
@@ -336,20 +337,19 @@ class Settings(Section):
             for field, model, of in (*named, ("new_model", direction.new_key, direction.new)):
                 _known(f"{key}.{field}", model, self.backbones)
                 if (own := self.modality(model)) != of:
-                    found = f"{model} of {own}"
-                    raise ValueError(f"{key}.{field}: expected a model of {of}, found {found}")
+                    raise ValueError(f"{key}.{field}: expected a model of {of}, found one of {own}")
             for section in ("bridge", "baselines"):
                 self._merged(section, getattr(direction, section), where=f"{key}.{section}")
         for key, choice in self.backbones.items():
             if choice.modality is None and key not in ("ecg", "ppg", "eeg", "emg"):
                 raise ValueError(f"backbones.{key}.modality: expected one, found none")
+        self._merged("bridge", self.computed, where="computed")
         for key in self.pretrain.models:
             _known("pretrain.models", key, self.backbones)
         _known("ablations.direction", self.ablations.direction, self.directions)
-        for name in self.controls.positions_in:
-            _known("controls.positions_in", name, self.directions)
-        for name in self.cardiogan.directions:
-            _known("cardiogan.directions", name, self.directions)
+        for section in ("controls.positions_in", "cardiogan.directions"):
+            for name in operator.attrgetter(section)(self):
+                _known(section, name, self.directions)
         return self
 
     def direction(self, name: str) -> Direction:
@@ -479,7 +479,7 @@ class Paths:
         return self.data / "positions" / f"{direction}.json"
 
     def results(self, kind: str, name: str) -> Path:
-        """Return a folder of results; `kind` is bridges, baselines or sweep."""
+        """Return a folder of results; `kind`: bridges, baselines, computed, sweep."""
         return self.data / kind / name
 
 

@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 
 METHODS = ("Random", "Random (sampled)", "CardioGAN", "KD", "KD-Contrast", "LoRA-KD")
-METHODS += ("Probe transfer", "BioX-Bridge", "Oracle")
-"""In the order of Table 1; LoRA-KD and probe transfer are not in the paper."""
+METHODS += ("Probe transfer", "BioX-Bridge", "Computed bridge", "Oracle")
+"""In the order of Table 1; LoRA-KD, probe transfer and computed bridge are not in the paper."""
 
 METRICS = ("balanced_accuracy", "macro_f1", "weighted_f1")
 SCORE = METRICS[0]
@@ -48,6 +48,8 @@ class Result:
         The epoch that was kept.
     failed : str
         Why training failed; empty if it did not.
+    val : ndarray, [n_val, classes], optional
+        Probabilities of the val windows, which `save_results` can keep, too.
     """
 
     method: str
@@ -58,6 +60,7 @@ class Result:
     history: pd.DataFrame = field(default_factory=pd.DataFrame)
     best_epoch: int = 0
     failed: str = ""
+    val: np.ndarray | None = None
 
 
 def prediction_frame(windows, probabilities: np.ndarray, **columns: object) -> pd.DataFrame:
@@ -80,9 +83,9 @@ def prediction_frame(windows, probabilities: np.ndarray, **columns: object) -> p
 
 
 def save_results(
-    folder: Path | str, results: Sequence[Result], windows, direction: str, **columns: object
+    folder: Path | str, results: Sequence[Result], windows, direction: str, val=None, **columns
 ) -> None:
-    """Write ``predictions.csv``, ``curves.csv`` and ``runs.csv``.
+    """Write ``predictions.csv``, ``curves.csv``, ``runs.csv`` and, with `val`, ``val.csv``.
 
     Parameters
     ----------
@@ -91,17 +94,20 @@ def save_results(
     windows : Windows or Activations
         The test windows.
     direction : str
+    val : Windows or Activations, optional
     **columns
         More columns of ``runs.csv``: one value for all runs, or a list with one a run.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    predictions, curves = [], []
+    predictions, curves, on_val = [], [], []
     for r in results:
         broken = not np.isfinite(r.probabilities).all()
         assert broken == bool(r.failed), f"{r.method}, seed {r.seed}: NaN if and only if it failed"
         about = {"method": r.method, "direction": direction, "seed": r.seed}
         predictions.append(prediction_frame(windows, r.probabilities, **about))
+        if val is not None and r.val is not None:
+            on_val.append(prediction_frame(val, r.val, **about))
         curves.append(r.history.assign(method=r.method, seed=r.seed, best=r.best_epoch))
     names = ("method", "seed", "n_parameters", "lr", "best_epoch", "failed")
     runs = pd.DataFrame([{name: getattr(r, name) for name in names} for r in results])
@@ -109,11 +115,9 @@ def save_results(
     runs.insert(2, "source", windows.source)
     order = ["method", "seed", "epoch", "train", "val", "agreement", "best"]
     drawn = [curve for curve in curves if len(curve)]
-    tables = {
-        "predictions": pd.concat(predictions),
-        "curves": pd.concat(drawn or curves).reindex(columns=order),
-        "runs": runs.assign(**columns),
-    }
+    tables = {"predictions": pd.concat(predictions), "runs": runs.assign(**columns)}
+    tables["curves"] = pd.concat(drawn or curves).reindex(columns=order)
+    tables |= {"val": pd.concat(on_val)} if on_val else {}
     for name, table in tables.items():
         table.to_csv(folder / f"{name}.csv", index=False, float_format="%.8g")
 
@@ -385,13 +389,6 @@ def reliability(frame: pd.DataFrame, n_bins: int = 15, adaptive: bool = False) -
     for name, values in (("confidence", confidence), ("accuracy", correct.astype(float))):
         bins[name] = np.bincount(rows, values, n) / bins["windows"].replace(0, np.nan)
     return bins
-
-
-def calibration_error(frame: pd.DataFrame, n_bins: int = 15, adaptive: bool = False) -> float:
-    """Expected calibration error: mean distance of accuracy to confidence, weighted by windows."""
-    bins = reliability(frame, n_bins, adaptive)
-    gaps = (bins["accuracy"] - bins["confidence"]).abs().fillna(0)
-    return float((gaps * bins["windows"]).sum() / bins["windows"].sum())
 
 
 def score_row(frames: Frames) -> dict[str, float]:

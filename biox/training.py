@@ -286,7 +286,7 @@ def share_rows(subjects: np.ndarray, share: float, seed: int) -> np.ndarray:
 def fit(
     frozen: FrozenDirection, *, seed: int, lr: float, share: float | None = None, **bridge: Any
 ) -> tuple[Result, BridgedModel]:
-    """Train one bridge of a direction and predict the test windows.
+    """Train one bridge of a direction and predict test and val windows.
 
     Parameters
     ----------
@@ -312,8 +312,9 @@ def fit(
     frozen = frozen.override(lr=lr, **bridge)
     model, history, best = fit_rows(frozen, rows, seed)
     probabilities = predict(model, frozen.pairs("test").pooled).numpy()
-    n_parameters = model.bridge.n_parameters
-    return Result("BioX-Bridge", seed, probabilities, n_parameters, lr, history, best), model.cpu()
+    about = (seed, probabilities, model.bridge.n_parameters, lr, history, best)
+    val = predict(model, frozen.pairs("val").pooled).numpy()
+    return Result("BioX-Bridge", *about, val=val), model.cpu()
 
 
 def fit_rows(

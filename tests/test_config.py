@@ -31,7 +31,7 @@ def put(content, key, value):
 
 def test_the_projects_own_settings_are_valid_and_stay_as_they_are():
     settings = load_settings(ROOT / "params.yaml")
-    assert len([d for d in settings.directions.values() if d.new_model is None]) == 10
+    assert len([d for d in settings.directions.values() if d.new_model is None]) == 12
     assert settings.keys_of("isruc") == ["ecg", "eeg"]
     assert settings.keys_of("wesad")[:2] == ["ecg", "ppg"] and len(settings.keys_of("wesad")) == 7
     with pytest.raises(ValidationError, match="frozen"):

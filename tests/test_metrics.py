@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score, roc_auc_score
+from toy import calibration_error
 
 from biox.metrics import (
     METRICS,
     Interval,
     auroc,
-    calibration_error,
     collapsed,
     confusion,
     never_predicted,

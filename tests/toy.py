@@ -9,6 +9,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import nn
 
+from biox import metrics
 from biox.activations import FrozenDirection, compute_activations
 from biox.backbones import build, save
 from biox.config import PATHS, load_settings
@@ -113,3 +114,10 @@ def toy_root(positions=True):
         PATHS.positions(name).parent.mkdir(parents=True)
         PATHS.positions(name).write_text(json.dumps({"m": 5, "l": 2}))
     return name
+
+
+def calibration_error(frame, n_bins=15, adaptive=False):
+    """Expected calibration error: mean distance of accuracy to confidence, weighted by windows."""
+    bins = metrics.reliability(frame, n_bins, adaptive)
+    gaps = (bins["accuracy"] - bins["confidence"]).abs().fillna(0)
+    return float((gaps * bins["windows"]).sum() / bins["windows"].sum())

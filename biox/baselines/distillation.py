@@ -79,12 +79,12 @@ class DistillationData(NamedTuple):
 def distillation_data(frozen: FrozenDirection, x: Mapping[str, Tensor]):
     """Put windows of the new modality, teacher's logits and embeddings together, by split.
 
-    ``baselines.every`` keeps every n-th window of pair and val.
+    ``baselines.every`` keeps every n-th window of pair.
     """
     every, data = frozen.settings.baselines.every, {}
     for split, activations in frozen.activations.items():
         assert len(x[split]) == len(activations), split
-        rows = slice(None, None, 1 if split == "test" else every)
+        rows = slice(None, None, every if split == "pair" else 1)
         columns = (x[split], activations.logits, activations.pooled_last)
         data[split] = DistillationData(*(values[rows] for values in columns))
     pooled = data["pair"].embedding
@@ -384,13 +384,15 @@ def initial_student(frozen: FrozenDirection, method: str, lora_budget: int | Non
 
 
 def _run(frozen: FrozenDirection, method: str, data, lora_budget, seed: int, lr: float) -> Result:
-    """Train one student and predict the test windows."""
+    """Train one student and predict test and val windows."""
     settings, epochs = frozen.settings, frozen.settings.bridge.epochs
     student = initial_student(frozen, method, lora_budget, seed).to(device_of(settings))
     sizes = {"lr": lr, "epochs": epochs, "batch_size": settings.bridge.batch, "seed": seed}
     history = train_student(student, data["pair"], data["val"], settings.baselines, **sizes)
     n_parameters, probabilities = student.n_parameters, predict(student, data["test"].x)
-    return Result(method, seed, probabilities, n_parameters, lr, history, best_epoch(history))
+    val = predict(student, data["val"].x)
+    about = (seed, probabilities, n_parameters, lr, history, best_epoch(history))
+    return Result(method, *about, val=val)
 
 
 def probe_transfer(frozen: FrozenDirection) -> list[Result]:
@@ -400,19 +402,19 @@ def probe_transfer(frozen: FrozenDirection) -> list[Result]:
     subjects of *pair*. Nothing in it is random: one fit is the result of every seed. It has failed
     if the teacher never predicts some class on pair.
     """
-    pair, test = frozen.activations["pair"], frozen.activations["test"]
+    pair, val, test = (frozen.activations[split] for split in ("pair", "val", "test"))
     shape, pseudo_labels = tuple(test.logits.shape), pair.pseudo_labels
     absent = sorted(set(range(shape[1])) - set(pseudo_labels.tolist()))
     if absent:
         failed = f"no window of pair has pseudo-labels {[pair.classes[i] for i in absent]}"
-        probabilities, n_parameters = np.full(shape, np.nan), math.nan
+        probabilities, on_val, n_parameters = np.full(shape, np.nan), None, math.nan
     else:
         penalty = choose_penalty(pair.new[-1], pseudo_labels, pair.subjects)
         head, failed = fit_head(pair.new[-1], pseudo_labels, shape[1], penalty), ""
         with torch.no_grad():
-            probabilities = head(test.new[-1]).softmax(dim=1).numpy()
+            probabilities, on_val = (head(a.new[-1]).softmax(dim=1).numpy() for a in (test, val))
         n_parameters = sum(p.numel() for p in head.parameters())
     return [
-        Result("Probe transfer", seed, probabilities, n_parameters, failed=failed)
+        Result("Probe transfer", seed, probabilities, n_parameters, failed=failed, val=on_val)
         for seed in frozen.settings.seeds
     ]
