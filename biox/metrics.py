@@ -236,13 +236,7 @@ def scores(frame: pd.DataFrame) -> dict[str, float]:
 
 
 def auroc(frame: pd.DataFrame) -> float:
-    """Area under the ROC curve: of class 1 if there are two, else the mean of one against the rest.
-
-    Raises
-    ------
-    ValueError
-        As in `scores`.
-    """
+    """Area under the ROC curve: of class 1 of two, else the mean of each against the rest."""
     from sklearn.metrics import roc_auc_score
 
     p, labels = probabilities_of(frame), frame["label"].to_numpy()
@@ -300,6 +294,14 @@ def _ends(values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def resampled_scores(
+    frames: Frames, metric: str = SCORE, n_resamples: int = N_RESAMPLES, seed: int = 0
+) -> np.ndarray:
+    """Mean over runs in each resample of subjects [n_resamples], the same ones for all methods."""
+    counts = _counts(frames)
+    return _resampled(counts, _resamples(counts, n_resamples, seed), metric)
+
+
 def subject_interval(
     frames: Frames, metric: str = SCORE, n_resamples: int = N_RESAMPLES, seed: int = 0
 ) -> tuple[float, float]:
@@ -307,10 +309,9 @@ def subject_interval(
 
     Every run sees the same draws. Both ends are NaN if there is only one subject.
     """
-    counts = _counts(frames)
-    if counts.shape[1] == 1:
+    if frames[0]["subject"].nunique() == 1:
         return np.nan, np.nan
-    return _ends(_resampled(counts, _resamples(counts, n_resamples, seed), metric))
+    return _ends(resampled_scores(frames, metric, n_resamples, seed))
 
 
 class Interval(NamedTuple):

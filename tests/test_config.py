@@ -80,7 +80,7 @@ def test_the_projects_own_settings_are_valid_and_stay_as_they_are():
         ("directions.fog-emg2eeg.new", "emg",
          "directions.fog-emg2eeg.new: expected a modality other than old, found emg"),
         ("directions.fog-emg2eeg.new_model", "ecg_fm",
-         "directions.fog-emg2eeg.new_model: expected a model of eeg, found ecg_fm of ecg"),
+         "directions.fog-emg2eeg.new_model: expected a model of eeg, found one of ecg"),
         ("directions.fog-emg2eeg.bridge", {"rnak": 4},
          "directions.fog-emg2eeg.bridge.rnak: unknown key"),
         ("directions.fog-emg2eeg.baselines", {"every": 0},

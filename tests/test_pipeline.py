@@ -304,14 +304,13 @@ def test_scores_in_git_agree_with_a_fresh_run():
     """Scores are computed anew from the predictions in data/; README states the tolerance."""
     names = [name for name, d in SETTINGS.directions.items() if d.new_model is None]
     folders = [ROOT / PATHS.results(kind, n) for n in names for kind in ("bridges", "baselines")]
-    if not all((folder / "predictions.csv").is_file() for folder in folders):
-        pytest.skip("not all bridges and baselines have been run here: dvc repro table1")
+    folders = [folder for folder in folders if (folder / "predictions.csv").is_file()]
+    if not folders:
+        pytest.skip("no bridge and no baseline has been run here: dvc repro table1")
     predictions, _, runs = metrics.read_results(folders)
     fresh = metrics.score_table(predictions, runs, by=["direction", "method"])
     fresh = fresh.set_index(["direction", "method"])["balanced_accuracy"]
-    kept = scores_in_git()
-    kept = kept[[not method.startswith("Random") for _, method in kept.index]]
-    assert set(fresh.index) == set(kept.index)
+    kept = scores_in_git()[fresh.index]
     readme = (ROOT / "README.md").read_text()
     tolerance = float(re.search(r"within \*\*([\d.]+) points\*\*", readme)[1])
     differ = (fresh - kept).abs()
