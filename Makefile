@@ -53,7 +53,7 @@ if "Data and pipelines are up to date" in stale.stdout:
 failed = 0 if only else repro("pretrain", "dual_mask")
 if not (failed or only):
     with ThreadPoolExecutor() as pool:
-        failed = max(pool.map(lambda targets: repro("--glob", *targets), branches))
+        failed = max(pool.map(lambda targets: repro("--single-item", "--glob", *targets), branches))
 failed = failed or repro(*only)
 print(f"dvc repro: {len(seen)} of {total} stages, {time.time() - begun:.0f} s")
 sys.exit(failed)
