@@ -103,7 +103,7 @@ report: .venv/.installed ## what was executed, as a site in site/
 
 test: .venv/.installed ## the tests
 	@echo "Running the tests (pytest)."
-	@$(PY) -m pytest -q --durations=10
+	@$(PY) -m pytest -q -n auto --dist loadfile --durations=10
 
 lint: .venv/.installed ## style of code and notebooks
 	@echo "Checking style and format (ruff)."

@@ -24,7 +24,7 @@ SCORE = METRICS[0]
 RUN = ["folder", "method", "seed"]
 N_RESAMPLES = 5000
 Frames = Sequence[pd.DataFrame]  # predictions of the same test windows, one frame a run
-_STAGES = {"bridges": "bridge"}  # folder of results -> stage that writes it, where they differ
+_STAGES = {"bridges": "bridge@{}", "baselines": "baselines@{}", "sweep": "sweep@{}"}
 
 
 @dataclass
@@ -140,10 +140,10 @@ def read_results(
     folders = [Path(f) for f in ([folders] if isinstance(folders, str | Path) else folders)]
     missing = [folder for folder in folders if not (folder / "runs.csv").is_file()]
     if missing:
-        stages = [f"{_STAGES.get(f.parent.name, f.parent.name)}@{f.name}" for f in missing]
+        stages = [_STAGES.get(f.parent.name, f.parent.name).format(f.name) for f in missing]
         raise FileNotFoundError(
             f"expected results, found none in {', '.join(map(str, missing))}; "
-            f"make them with: dvc repro {' '.join(stages)}"
+            f"make them with: dvc repro {' '.join(dict.fromkeys(stages))}"
         )
     found = []
     for name in ("predictions", "curves", "runs"):

@@ -22,6 +22,7 @@ from biox.metrics import (
     prediction_frame,
     random_scores,
     reliability,
+    resampled_scores,
     score_row,
     scores,
     subject_interval,
@@ -178,6 +179,13 @@ def test_paired_difference_is_that_of_the_resampled_subjects():
     assert found.low == pytest.approx(0.2 - 1.96 * sd, abs=0.04)
     assert found.high == pytest.approx(0.2 + 1.96 * sd, abs=0.04)
     assert found.verdict == "better"
+
+
+def test_differences_of_resampled_scores_are_paired():
+    a, b = all_or_nothing(20, 12), all_or_nothing(20, 8)
+    drawn = resampled_scores([a], seed=3) - resampled_scores([b], seed=3)
+    found = paired_difference([a], [b], seed=3)
+    assert np.quantile(drawn, [0.025, 0.975]) == pytest.approx((found.low, found.high))
 
 
 @given(seeds, st.sampled_from(METRICS))

@@ -89,6 +89,16 @@ def test_what_is_saved_is_read_back(tmp_path):
     assert confusion(run_frames(predictions)[0]).sum() == len(test.labels)
 
 
+def test_predictions_on_val_are_kept_beside(tmp_path):
+    test, val, kd = windows(), windows(subjects=2), result(windows())
+    kd.val = result(val, seed=1).probabilities
+    save_results(tmp_path, [kd, result(test, "CardioGAN")], test, "fog-eeg2emg", val, m=1)
+    kept = pd.read_csv(tmp_path / "val.csv", dtype={"subject": str})
+    assert set(kept["method"]) == {"KD"} and kept["subject"].tolist() == val.subjects.tolist()
+    np.testing.assert_allclose(kept.filter(regex="^p "), kd.val, rtol=1e-7)
+    assert set(read_results(tmp_path)[2]["m"]) == {1}
+
+
 def test_a_rerun_writes_the_same_bytes(tmp_path):
     for name in "ab":
         save_results(tmp_path / name, [result(windows())], windows(), "fog-eeg2emg")
@@ -274,6 +284,7 @@ def project(tmp_path_factory):
             result(test, m, s, "why" if m == "LoRA-KD" else "") for m in methods for s in (0, 1)
         ]
         save_results(data / "baselines" / name, others, test, name)
+        save_results(data / "computed" / name, [result(test, "Computed bridge")], test, name)
         selection = {"m": 2, "l": 1, "probe": [0.4, 0.5, 0.6], "cka": [0.1, 0.3]}
         path = data / "activations" / name / "pair.safetensors"
         frozen_layers(test).save(path)
