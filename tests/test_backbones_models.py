@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from biox.backbones import BACKBONES, build
 from biox.backbones.papagei import BasicBlock
-from biox.backbones.wavelet import RickerScalogram
+from biox.backbones.normwear import RickerScalogram
 
 # --- NormWear
 
