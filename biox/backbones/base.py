@@ -17,11 +17,8 @@ class InputSpec:
     ----------
     modality : str
         ``ecg``, ``ppg``, ``eeg`` or ``emg``.
-    channels : int
-    rate : float
-        Sampling rate in Hz.
-    seconds : float
-        Length of a window.
+    rate, seconds : float
+        Sampling rate in Hz, and length of a window.
     unit : str
         Unit of the values that enter the stem.
     conditioning : str
@@ -175,8 +172,8 @@ class Backbone(nn.Module):
         ValueError
             There are no such layers.
         FloatingPointError
-            The result is not finite; the message names the first layer where that is so. In
-            training mode nothing is checked: there the loss shows it.
+            The result is not finite; the message names the first such layer. In training mode
+            nothing is checked: there the loss shows it.
         """
         if not 0 <= start <= stop <= self.n_layers:
             raise ValueError(
@@ -240,8 +237,7 @@ class Backbone(nn.Module):
             raise ValueError(f"token_shape: expected 0 <= l <= {self.n_layers}, found {l}")
         training = self.training
         self.eval()
-        weight = next(self.parameters())
-        spec = self.input_spec
+        weight, spec = next(self.parameters()), self.input_spec
         x = torch.zeros(1, spec.channels, spec.samples, device=weight.device, dtype=weight.dtype)
         h = self.run(self.stem(x), 0, l)
         self.train(training)
@@ -249,13 +245,7 @@ class Backbone(nn.Module):
 
 
 def check_windows(x: Tensor, spec: InputSpec) -> None:
-    """Refuse windows that are not [batch, channels, samples] of `spec`; nothing is padded or cut.
-
-    Raises
-    ------
-    ValueError
-        Rank, channels, samples or number type differ, or a value is NaN or infinite.
-    """
+    """Refuse windows that are not finite [batch, channels, samples] of `spec`, with ValueError."""
     expected = (spec.channels, spec.samples)
     if x.ndim != 3 or tuple(x.shape[1:]) != expected or not x.is_floating_point():
         raise ValueError(

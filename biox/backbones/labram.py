@@ -75,12 +75,8 @@ class LaBraM(Backbone):
     Size ``base`` is published. The time embedding has a row for each second, at least `time_rows`;
     shorter windows use its first rows.
 
-    Attributes
-    ----------
-    widen : str
-        How `biox.backbones.load` makes the 16 rows of the published time embedding serve longer
-        windows: ``interpolate`` (default) or ``extend``, see `widen_time_embed`; a setting of
-        `biox.backbones.build` and of ``backbones.eeg`` in params.yaml.
+    `widen` (``interpolate`` or ``extend``) is how `biox.backbones.load` makes the 16 rows of the
+    published time embedding serve longer windows, see `widen_time_embed`.
     """
 
     sizes = {

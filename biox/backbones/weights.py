@@ -71,13 +71,8 @@ class StandIn:
 def save(backbone: Backbone, path: Path | str, dtype: torch.dtype = torch.float32) -> None:
     """Write all parameters and buffers of a backbone to one safetensors file, or nothing.
 
-    Parameters
-    ----------
-    backbone : Backbone
-    path : path
-        Its folder is made if it is absent. An older file is replaced only by a whole new one.
-    dtype : torch.dtype
-        Of the floating-point numbers; float16 halves the file, `load` casts it to float32.
+    An older file is replaced only by a whole new one. `dtype` is that of floating-point numbers:
+    float16 halves the file, and `load` casts it to float32.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,10 +93,8 @@ def load(backbone: Backbone, path: Path | str) -> None:
 
     The file is one of ours (`save`) or as the model's authors publish it. Every key must be there
     with its shape; further keys only where the backbone lists them as unused. Half and double
-    precision become float32. A `resizable` table of other length is adapted by the backbone's
-    `resized`. Common wrappers and prefixes are taken off; a setting in the file that contradicts
-    the backbone (`Backbone.switches`) is an error, one that the file lacks a warning where
-    `Backbone.ambiguous`.
+    precision become float32. Common wrappers and prefixes are taken off. A setting in the file that
+    contradicts the backbone (`Backbone.switches`) is an error; see also `Backbone.ambiguous`.
 
     Raises
     ------

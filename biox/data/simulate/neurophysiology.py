@@ -161,8 +161,13 @@ def state_track(states: np.ndarray, effects: Mapping[int, float], lag: float = 4
     return np.convolve(padded, kernel / kernel.sum(), mode="same")[len(kernel) : -len(kernel)]
 
 
-def reactions(
-    rng: Generator, effect: float, table: Mapping[int, tuple[float, float]]
-) -> dict[int, float]:
-    """One subject's reaction to each state: normal with the (mean, sd) given, times `effect`."""
-    return {state: effect * rng.normal(mean, sd) for state, (mean, sd) in table.items()}
+def reaction(
+    rng: Generator,
+    states: np.ndarray,
+    effect: float,
+    table: Mapping[int, tuple[float, float]],
+    lag: float = 4.0,
+) -> np.ndarray:
+    """One subject's `state_track`: a reaction to each state, normal with the (mean, sd) given."""
+    drawn = {state: effect * rng.normal(mean, sd) for state, (mean, sd) in table.items()}
+    return state_track(states, drawn, lag)
