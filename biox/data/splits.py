@@ -53,12 +53,10 @@ def cut_dataset(
 
     Parameters
     ----------
-    name : str
-        Key of the data set in params.yaml.
-    dataset : biox.config.Dataset
-        Its entry there.
+    name, dataset : str and biox.config.Dataset
+        Key of the data set in params.yaml, and its entry there.
     specs : mapping of str to InputSpec
-        By backbone key, what the backbone expects; see `biox.data.windows.cut`.
+        See `biox.data.windows.cut`.
     folder : path, optional
         The raw files, where they are not in ``dataset.folder``.
 
@@ -125,14 +123,7 @@ def read_windows(
     `reader` is a module of `biox.data.readers`; `options` go to its ``read``: ``source``, and what
     it takes beyond. `digests`, if given, gets a digest of each window's raw samples. The other
     parameters are those of `biox.data.windows.cut`. Blanks around subjects' names do not count, nor
-    does case.
-
-    Raises
-    ------
-    FileNotFoundError
-        A subject is not in the folder.
-    ValueError
-        What the reader or `cut` objects to.
+    does case. FileNotFoundError if a subject is not in the folder.
     """
     known = reader.subjects(folder)
     found = {_plain(name): name for name in known}
@@ -227,12 +218,8 @@ def blocked_split(
 
     Each recording is cut into `n_blocks` stretches, which are shuffled and split in proportion
     to `fractions`. Where two splits meet, the windows of the earlier stretch that reach into the
-    later one are dropped, so that `overlap` is zero.
-
-    Raises
-    ------
-    ValueError
-        A recording has fewer windows than blocks.
+    later one are dropped, so that `overlap` is zero. ValueError where a recording has fewer windows
+    than blocks.
     """
     rng, owner = np.random.default_rng(seed), np.full(len(windows), -1)
     order = _time_order(windows)
@@ -242,8 +229,8 @@ def blocked_split(
             raise ValueError(
                 f"blocked_split: expected at least {n_blocks} windows in {name}, found {len(rows)}"
             )
-        pieces = np.split(rng.permutation(n_blocks), _bounds(fractions, n_blocks))
         of_block = np.empty(n_blocks, dtype=int)
+        pieces = np.split(rng.permutation(n_blocks), _bounds(fractions, n_blocks))
         for i, blocks in enumerate(pieces):
             of_block[blocks] = i
         split_of = of_block[np.arange(len(rows)) * n_blocks // len(rows)]
