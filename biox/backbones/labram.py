@@ -44,17 +44,12 @@ def widen_time_embed(table: Tensor, own: Tensor, how: str) -> Tensor:
 
     Parameters
     ----------
-    table : Tensor [1, seconds in the file, features]
-    own : Tensor [1, seconds wanted, features]
-        The model's table as initialised.
+    table, own : Tensor [1, seconds in the file or wanted, features]
+        The checkpoint's, and the model's as initialised; where fewer seconds are wanted than there
+        are, the first ones are taken.
     how : str
         ``interpolate``: linearly, first row on first and last on last. ``extend``: the learnt rows,
         then random ones as in `own`. (The released code is left with random rows only.)
-
-    Returns
-    -------
-    Tensor [1, seconds wanted, features]
-        If fewer seconds are wanted than there are, the first ones, in either case.
     """
     rows = own.shape[1]
     if how not in ("interpolate", "extend"):
@@ -139,10 +134,8 @@ class LaBraM(Backbone):
         """Time embedding [1, seconds, features] of a checkpoint, for this model's seconds."""
         seconds, wanted = table.shape[1], self.time_embed.shape[1]
         if seconds < wanted:
-            warnings.warn(
-                f"labram: {key} for {seconds} s is made to serve {wanted} s ({self.widen})",
-                stacklevel=4,
-            )
+            text = f"labram: {key} for {seconds} s is made to serve {wanted} s ({self.widen})"
+            warnings.warn(text, stacklevel=4)
         return widen_time_embed(table, self.time_embed.detach(), self.widen)
 
     def layer(self, i: int, h: Tensor) -> Tensor:

@@ -116,9 +116,9 @@ def load(backbone: Backbone, path: Path | str) -> None:
             )
             problems.append((key, expected, present))
     if problems:
-        key, expected, present = problems[0]
-        more = f" (the first of {len(problems)} differences)" if len(problems) > 1 else ""
-        more += _looks_like(content, found, own) if len(problems) > 1 else ""
+        (key, expected, present), more = problems[0], ""
+        if len(problems) > 1:
+            more = f" (the first of {len(problems)} differences)" + _looks_like(content, found, own)
         raise ValueError(_line(f"{path}: {key}: expected {expected}, found {present}{more}"))
     values = {key: v.float() if v.dtype in CAST else v for key, v in found.items()}
     for key, value in values.items():
@@ -201,11 +201,8 @@ def _contradictions(
     stated = {k: v for k, v in stated.items() if isinstance(v, bool | int | str | np.generic)}
     if backbone.ambiguous and not stated and not ours:
         keys, expected = next(iter(backbone.switches.items()))
-        warnings.warn(
-            f"{path}: the file does not state {keys[-1]}, which no weight shows; {expected} is "
-            "assumed",
-            stacklevel=3,
-        )
+        unstated = f"the file does not state {keys[-1]}, which no weight shows"
+        warnings.warn(f"{path}: {unstated}; {expected} is assumed", stacklevel=3)
     words = {"1": "true", "0": "false"}
     return [
         (".".join(keys), str(backbone.switches[keys]), str(found))

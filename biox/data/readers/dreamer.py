@@ -75,14 +75,11 @@ def read(
 
     Parameters
     ----------
-    folder, subject, source
-    target : {"valence", "arousal", "dominance"}
-        The rating that labels the clips.
+    target, threshold : {"valence", "arousal", "dominance"} and float
+        The rating that labels the clips; ratings above the threshold are ``high``.
     channels : mapping of str to sequence of str, optional
         Channels to keep by modality, such as ``{"ecg": ["ECG 1"]}`` for a model of one lead; all of
         a modality that is not named.
-    threshold : float
-        Ratings above it are ``high``.
     baselines : bool
         Also return what was recorded before each clip, unlabelled, as ``subject1_clip1_baseline``.
     """

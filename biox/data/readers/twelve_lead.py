@@ -151,10 +151,9 @@ def _patients(folder: Path) -> dict[str, str]:
     """Record -> patient, by the table of PTB-XL or CODE-15%, if there is one."""
     keys = {"ptbxl_database.csv": ("filename_hr", "filename_lr"), "exams.csv": ("exam_id",)}
     found = {}
-    for name, columns in keys.items():
-        path = folder / name
-        if not path.is_file():
-            continue
+    for path, columns in (
+        (folder / name, keys[name]) for name in keys if (folder / name).is_file()
+    ):
         table = pd.read_csv(path, dtype=str)
         if not {"patient_id", *columns} <= set(table):
             expected = ", ".join(("patient_id", *columns))

@@ -94,15 +94,9 @@ def bumps(rng: Generator, n: int, per_minute: Track, seconds: float) -> np.ndarr
 
 @dataclass(frozen=True)
 class Beats:
-    """Heartbeats of one person.
+    """Heartbeats of one person: R-peak times in seconds, and which are premature ventricular beats.
 
-    Attributes
-    ----------
-    times : ndarray, [beats]
-        R-peak times in seconds; three beats before and after the recording are included, so that
-        waves reach into it.
-    ectopic : ndarray of bool, [beats]
-        Premature ventricular beats.
+    Three beats before and after the recording are included, so that waves reach into it.
     """
 
     times: np.ndarray
@@ -174,13 +168,10 @@ WAVES = ("P", "Q", "R", "S", "R2", "ST", "T")
 
 @dataclass(frozen=True)
 class EcgShape:
-    """One person's beat in one lead: a Gaussian for each of `WAVES`.
+    """One person's beat in one lead: a Gaussian for each of the 7 `WAVES`.
 
-    Attributes
-    ----------
-    amplitude, center, width : ndarray, [7]
-        In mV, in seconds from the R peak, and as a standard deviation in seconds. The centre of T
-        holds at an RR interval of 1 s and goes with its square root (Bazett).
+    Amplitudes are in mV, centers in seconds from the R peak, widths standard deviations in seconds.
+    The centre of T holds at an RR interval of 1 s and goes with its square root (Bazett).
     """
 
     amplitude: np.ndarray
@@ -212,10 +203,9 @@ class EcgShape:
 def ecg(
     beats: Beats, n: int, rate: float, shape: EcgShape, resp: Track = 0.0, t_gain: Track = 1.0
 ) -> np.ndarray:
-    """Clean ECG in mV, [n].
+    """Clean ECG in mV, [n]; `t_gain` multiplies the T wave.
 
-    `resp` moves the amplitude by 5 % of its own (electrode against heart); `t_gain` multiplies
-    the T wave.
+    `resp` moves the amplitude by 5 % of its own (electrode against heart).
     """
     t = np.arange(n) / rate
     last = np.searchsorted(beats.times, t, side="right") - 1
