@@ -16,7 +16,6 @@ from scipy.signal import butter, hilbert, sosfiltfilt
 
 from biox.data.simulate import neurophysiology as neuro
 from biox.data.simulate import physiology as phys
-from biox.data.simulate import twelve_lead
 from biox.data.simulate.neurophysiology import BANDS
 from biox.data.simulate.physiology import CONTROL, at, wander
 
@@ -246,32 +245,33 @@ def emg_window(rng: Generator, seconds: float, rate: float, channels: int) -> tu
     return y, known
 
 
-class _Kind(NamedTuple):
+class Kind(NamedTuple):
+    """What ``window(rng, seconds, rate, n_channels)`` simulates; `stream` seeds its draws."""
+
     window: Callable
     rate: float
     unit: str
     channels: tuple[str, ...]
+    stream: int
 
 
 KINDS = {
-    "ecg": _Kind(ecg_window, 250.0, "mV", ("ECG",)),
-    "ppg": _Kind(ppg_window, 125.0, "a.u.", ("PPG",)),
-    "eeg": _Kind(eeg_window, 200.0, "uV", ("F3", "C3", "O1", "F4", "C4", "O2")),
-    "emg": _Kind(emg_window, 500.0, "uV", ("EMG 1", "EMG 2", "EMG 3")),
-    "ecg12": _Kind(twelve_lead.window, 250.0, "mV", twelve_lead.LEADS),
+    "ecg": Kind(ecg_window, 250.0, "mV", ("ECG",), 0),
+    "ppg": Kind(ppg_window, 125.0, "a.u.", ("PPG",), 1),
+    "eeg": Kind(eeg_window, 200.0, "uV", ("F3", "C3", "O1", "F4", "C4", "O2"), 2),
+    "emg": Kind(emg_window, 500.0, "uV", ("EMG 1", "EMG 2", "EMG 3"), 3),
 }
 
 
-def _simulated(modality: str, i: int, seconds: float, seed: int, channels: int) -> tuple:
+def _simulated(kind: Kind, i: int, seconds: float, seed: int, channels: int) -> tuple:
     """Window i of a corpus, from a random stream of its own, and what is known about it."""
-    kind, stream = KINDS[modality], list(KINDS).index(modality)
-    rng = np.random.default_rng([seed, 100 + stream, i])
+    rng = np.random.default_rng([seed, 100 + kind.stream, i])
     values, known = kind.window(rng, seconds, kind.rate, channels)
     return values.astype(np.float32), known
 
 
 def corpus(
-    modality: str,
+    modality: str | Kind,
     n: int,
     seconds: float,
     seed: int = 0,
@@ -285,25 +285,25 @@ def corpus(
 
     Parameters
     ----------
-    modality : {"ecg", "ppg", "eeg", "emg", "ecg12"}
+    modality : {"ecg", "ppg", "eeg", "emg"} or Kind
     n, seed, n_jobs : int
         Windows, seed and processes (-1: one a core).
     seconds : float
         Length of a window; 10 or more where there are heartbeats.
     channels : int, optional
-        Number of channels; 1 (ecg, ppg), 6 (eeg) or 3 (emg) by default. ppg has always 1, ecg12 the
-        twelve leads. Several ecg leads share their beats.
+        Number of channels; 1 (ecg, ppg), 6 (eeg) or 3 (emg) by default. ppg has always 1. Several
+        ecg leads share their beats.
     """
-    kind = KINDS[modality]
+    kind = KINDS.get(modality, modality)
     names = kind.channels
     if channels not in (None, len(names)):
         names = tuple(f"{modality.upper()} {i + 1}" for i in range(channels))
     assert names and (modality != "ppg" or len(names) == 1)
-    assert seconds >= (10 if modality in ("ecg", "ppg", "ecg12") else 1)
+    assert seconds >= (10 if modality in ("ecg", "ppg") else 1)
     signals = np.empty((n, len(names), round(seconds * kind.rate)), np.float32)
     targets: list[dict[str, float]] = []
     made = Parallel(n_jobs=n_jobs, return_as="generator", batch_size=50)(
-        delayed(_simulated)(modality, i, seconds, seed, len(names)) for i in range(n)
+        delayed(_simulated)(kind, i, seconds, seed, len(names)) for i in range(n)
     )
     for i, (values, known) in enumerate(made):
         signals[i] = values
