@@ -29,18 +29,10 @@ def main(arguments: list[str] | None = None) -> int:
 def check(name: str, folder: str) -> int:
     """Read every subject as a run would, and print a row for each recording. Nothing is written.
 
-    Parameters
-    ----------
-    name : str
-        A data set of params.yaml, which may name its reader, channels and classes; or a reader.
-        ``recordings`` alone takes the channels whose names or types say what they are.
-    folder : str
-
-    Returns
-    -------
-    int
-        0 if every expected subject is there and sound, else 1. Those are expected that the data set
-        is known to have or else, that the splits in params.yaml name.
+    `name` is a data set of params.yaml, which may name its reader, channels and classes; or a
+    reader: ``recordings`` alone takes the channels whose names or types say what they are.
+    Returned is 0 if every expected subject is there and sound, else 1. Those are expected that the
+    data set is known to have or else, that the splits in params.yaml name.
     """
     import pandas as pd
     from tqdm import tqdm

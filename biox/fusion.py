@@ -24,9 +24,8 @@ class FusionModel(nn.Module):
     ----------
     widths : mapping of str to int
         By modality, in the order of concatenation: features of its embedding.
-    n_classes : int
-    hidden : int, optional
-        Width of the head's hidden layer; None: linear.
+    n_classes, hidden : int
+        Outputs of the head, and width of its hidden layer; None: linear.
     encoders : mapping of str to Backbone, optional
         Encoders to fine-tune. Their modalities come as windows, the others as embeddings.
     """
@@ -113,23 +112,16 @@ def train_fusion(
 ) -> list[float]:
     """Train the head, and the encoders that are part of the model, by class-weighted cross-entropy.
 
+    The model is trained in place, by AdamW; its scaling is set to that of `inputs` first. Returned
+    is the mean loss of each epoch.
+
     Parameters
     ----------
-    model : FusionModel
-        Trained in place; its scaling is set to that of `inputs` first.
     inputs : mapping of str to Tensor
         As `FusionModel.forward` reads them.
     y : ndarray of int, [n]
-    epochs, batch, lr, weight_decay, encoder_lr
-        Of AdamW; the encoders have a learning rate of their own.
     modality_dropout : float
         Share of the windows that lose one modality, others in each epoch.
-    seed : int
-
-    Returns
-    -------
-    list of float
-        Mean loss of each epoch.
 
     Raises
     ------

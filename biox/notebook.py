@@ -35,7 +35,7 @@ class Run:
         return "-".join([item, *(re.sub(r"[^\w.]+", "_", part) for part in parts)])
 
 
-_OF_IPYTHON = re.compile(r"_+|_i{0,3}|_[iod]h|_i?\d+|_exit_code|__\w+__")
+_OF_IPYTHON = re.compile(r"In|Out|_+|_i{0,3}|_[iod]h|_i?\d+|_exit_code|__\w+__")
 """Names that IPython and Python put into a page."""
 
 _TYPES = {"str": str, "int": int, "float": (int, float), "bool": bool, "list": list}
@@ -68,9 +68,7 @@ def load_parameters(notebook: str, namespace: Mapping[str, Any], section: str | 
     given = {
         name: value
         for name, value in namespace.items()
-        if isinstance(value, simple)
-        and not _OF_IPYTHON.fullmatch(name)
-        and name not in ("In", "Out")
+        if isinstance(value, simple) and not _OF_IPYTHON.fullmatch(name)
     }
     for name, value in given.items():
         if name not in declared:
@@ -87,10 +85,8 @@ def load_parameters(notebook: str, namespace: Mapping[str, Any], section: str | 
         overridden = {k: v for k, v in given.items() if k in fields and v is not None}
         settings = settings.override(section, overridden) if overridden else settings
     if given.get("seeds") is not None:
-        settings, overridden = (
-            settings.with_seeds(given["seeds"]),
-            overridden | {"seeds": given["seeds"]},
-        )
+        settings = settings.with_seeds(given["seeds"])
+        overridden = overridden | {"seeds": given["seeds"]}
     limit_threads(settings.threads)
     return Run(notebook, settings, given, overridden, time.perf_counter())
 
@@ -100,14 +96,12 @@ def declared_parameters(template: Path) -> dict[str, tuple[str, bool]]:
 
     papermill understands no ``int | None``, so ``rank: int = None`` means that.
     """
-    cells = [
-        "".join(cell["source"])
-        for cell in json.loads(template.read_text())["cells"]
-        if "parameters" in cell["metadata"].get("tags", [])
-    ]
+    cells = json.loads(template.read_text())["cells"]
+    cells = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
     assert len(cells) == 1, f"{template}: expected one cell tagged parameters, found {len(cells)}"
-    pattern = re.compile(r"^(\w+): (\w+) = (None\b)?", re.MULTILINE)
-    return {name: (kind, bool(none)) for name, kind, none in pattern.findall(cells[0])}
+    text = "".join(cells[0]["source"])
+    found = re.findall(r"^(\w+): (\w+) = (None\b)?", text, re.MULTILINE)
+    return {name: (kind, bool(none)) for name, kind, none in found}
 
 
 def limit_threads(n: int | None) -> None:
@@ -116,16 +110,16 @@ def limit_threads(n: int | None) -> None:
         return
     from threadpoolctl import threadpool_limits
 
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = str(n)
+    for name in ("OMP", "MKL", "OPENBLAS"):
+        os.environ[f"{name}_NUM_THREADS"] = str(n)
     threadpool_limits(n)
     if "torch" in sys.modules:  # it keeps a number of its own
         sys.modules["torch"].set_num_threads(n)
 
 
-def project_root(start: Path | None = None) -> Path:
-    """Find the folder that holds params.yaml and dvc.yaml, upwards from `start` or from here."""
-    start = (start or Path.cwd()).resolve()
+def project_root() -> Path:
+    """Find the folder that holds params.yaml and dvc.yaml, upwards from here."""
+    start = Path.cwd()
     for folder in (start, *start.parents):
         if (folder / "params.yaml").is_file() and (folder / "dvc.yaml").is_file():
             return folder

@@ -47,10 +47,10 @@ controls, leakage, deviations = map(functions_of, pages)
 class Toy(Backbone):
     """Two layers that leave three tokens of four features as they are."""
 
-    n_layers, input_spec = 2, InputSpec("ecg", 1, 12.0, 1.0, "1", "none")
+    sizes, default_spec = {"toy": {}}, InputSpec("ecg", 1, 12.0, 1.0, "1", "none")
 
-    def __init__(self):
-        super().__init__()
+    def make(self):
+        self.n_layers = 2
         self.unused = nn.Parameter(torch.zeros(1))
 
     def stem(self, x):
@@ -84,7 +84,7 @@ def frozen():
     settings = SETTINGS.override("bridge", {"rank": 4, "n_prototypes": 6})
     settings, name = settings.model_copy(update={"device": "cpu"}), "wesad-ecg2ppg"
     direction = settings.direction(name)
-    return FrozenDirection(settings, name, direction, Toy(), Toy(), head, 0, 1, cached)
+    return FrozenDirection(settings, name, direction, Toy("toy"), Toy("toy"), head, 0, 1, cached)
 
 
 def score(result, frozen):

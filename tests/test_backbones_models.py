@@ -9,8 +9,8 @@ from fill import GOLDEN, samples, windows
 from torch.nn import functional as F
 
 from biox.backbones import BACKBONES, build
+from biox.backbones.normwear import RickerScalogram
 from biox.backbones.papagei import BasicBlock
-from biox.backbones.wavelet import RickerScalogram
 
 # --- NormWear
 

@@ -15,7 +15,6 @@ from biox.data.splits import (
     PUBLISHED_FRACTIONS,
     blocked_split,
     cut_dataset,
-    make_splits,
     overlap,
     read_windows,
     shuffle_split,
@@ -104,9 +103,18 @@ def wesad_folder(folder, **tracks):
         write_wesad(folder, subject, seconds=200, track=tracks.get(subject, track([1, 2, 3])))
 
 
-def test_make_splits_goes_from_files_to_windows(tmp_path):
+def dataset(**changed):
+    """An entry of ``datasets`` in params.yaml."""
+    plain = dict(
+        source="original", folder="unused", seconds=60.0, step=2.0, condition_per="recording",
+        splits=SPLITS,
+    )  # fmt: skip
+    return Dataset(**(plain | changed))
+
+
+def test_cut_dataset_goes_from_files_to_windows(tmp_path):
     wesad_folder(tmp_path)
-    parts = make_splits(wesad, tmp_path, SPECS, 60.0, 2.0, SPLITS, source="simulated")
+    parts = cut_dataset("wesad", dataset(source="simulated"), SPECS, tmp_path)
     assert {name: set(part.subjects) for name, part in parts.items()} == {
         name: set(subjects) for name, subjects in SPLITS.items()
     }
@@ -116,13 +124,16 @@ def test_make_splits_goes_from_files_to_windows(tmp_path):
     assert len(parts["pair"]) == 71 and parts["pair"].signals["ecg"].shape[1:] == (1, 6000)
 
 
-def test_make_splits_names_missing_classes_and_subjects(tmp_path):
+def test_cut_dataset_names_missing_classes_and_subjects(tmp_path):
     wesad_folder(tmp_path, S3=track([1, 2, 2]))
     with pytest.raises(ValueError, match="val: .*every class, found .*'amusement': 0"):
-        make_splits(wesad, tmp_path, SPECS, 60.0, 5.0, SPLITS)
+        cut_dataset("wesad", dataset(step=5.0), SPECS, tmp_path)
     message = "expected files of S9, S77 of 'WESAD.* licence non-.*; found S2, S3, S4, S5$"
     with pytest.raises(FileNotFoundError, match=message):
-        make_splits(wesad, tmp_path, SPECS, 60.0, 5.0, SPLITS | {"val": ["S9", "S77"]})
+        cut_dataset("wesad", dataset(splits=SPLITS | {"val": ["S9", "S77"]}), SPECS, tmp_path)
+    twice = dataset(splits=SPLITS | {"val": ["S3", "s3 "]})
+    with pytest.raises(ValueError, match="expected each subject once, found s3 again"):
+        cut_dataset("wesad", twice, SPECS, tmp_path)
 
 
 def test_read_windows_passes_options_on_and_keeps_one_subject_at_a_time():
@@ -154,23 +165,15 @@ def test_blocks_share_no_moment(seed):
     assert sum(map(len, parts.values())) > 0.6 * len(windows)
 
 
-def dataset(**changed):
-    """An entry of ``datasets`` in params.yaml."""
-    plain = dict(
-        source="original", folder="unused", seconds=60.0, step=2.0, condition_per="recording",
-        splits=SPLITS,
-    )  # fmt: skip
-    return Dataset(**(plain | changed))
-
-
 def test_cut_dataset_follows_its_settings(tmp_path):
     wesad_folder(tmp_path)
     specs = SPECS | {"raw": replace(ECG, conditioning="ecg_ecgfm")}
     parts = cut_dataset("mine", dataset(reader="wesad"), specs, tmp_path)
-    want = make_splits(wesad, tmp_path, specs, 60.0, 2.0, SPLITS)
     for split, part in parts.items():
         assert part.source == f"original {wesad.ABOUT.title}" and set(part.signals) == set(specs)
-        np.testing.assert_array_equal(part.signals["raw"], want[split].signals["raw"])
+        options = {"keep_unlabelled": split == "pair"}
+        want = read_windows(wesad, tmp_path, SPLITS[split], specs, 60.0, 2.0, **options)
+        np.testing.assert_array_equal(part.signals["raw"], want.signals["raw"])
     simulated = dataset(source="simulated", condition_per="window", resampling="polyphase")
     other = cut_dataset("wesad", simulated, SPECS, tmp_path)["test"]
     assert other.source == "simulated"

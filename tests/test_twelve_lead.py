@@ -4,23 +4,25 @@ import numpy as np
 import pytest
 import wfdb
 from raw_files import write_edf
+from test_audit_pages import functions_of
 
 from biox.backbones.base import InputSpec
 from biox.data.conditioning import condition
 from biox.data.readers import twelve_lead as reader
 from biox.data.readers.twelve_lead import LEADS, lead_name
 from biox.data.simulate import physiology as phys
-from biox.data.simulate import twelve_lead as sim
-from biox.data.simulate.corpus import corpus
+from biox.data.simulate.corpus import Kind, corpus
 from biox.data.windows import Signal
 
 FILES = ("I", "II", "III", "AVR", "AVL", "AVF", "V1", "V2", "V3", "V4", "V5", "V6")
 SPEC = InputSpec("ecg", 12, 200.0, 10.0, "sd of all leads", "ecg_cbramod")
+sim = functions_of("19_pretraining")
+KIND = Kind(sim.twelve_leads, 250.0, "mV", LEADS, stream=4)
 
 
 @pytest.fixture(scope="module")
 def twelve():
-    return corpus("ecg12", 30, 10, seed=3)
+    return corpus(KIND, 30, 10, seed=3)
 
 
 def relations(x):
@@ -35,13 +37,13 @@ def relations(x):
 def test_einthovens_and_goldbergers_relations_hold(twelve):
     assert twelve.channels == LEADS and twelve.unit == "mV"
     np.testing.assert_allclose(twelve.signals[:, 2:6], relations(twelve.signals), atol=1e-5)
-    three = np.einsum("ij,jk->ik", sim.LEAD_MATRIX, np.eye(9))
+    three = np.einsum("ij,jk->ik", sim.lead_matrix(), np.eye(9))
     np.testing.assert_allclose(three[2:6], relations(three), atol=1e-12)
-    assert np.linalg.matrix_rank(sim.LEAD_MATRIX) == 8  # nine potentials, one reference
+    assert np.linalg.matrix_rank(sim.lead_matrix()) == 8  # nine potentials, one reference
 
 
 def test_leads_see_the_heart_vector_from_their_directions():
-    seen = sim.LEAD_MATRIX @ sim.LEAD_VECTORS  # [12, 3]: each lead's own direction
+    seen = sim.lead_matrix() @ sim.LEAD_VECTORS  # [12, 3]: each lead's own direction
     frontal = np.rad2deg(np.arctan2(seen[:6, 1], seen[:6, 0]))
     np.testing.assert_allclose(frontal, [0, 60, 120, -150, -30, 90], atol=1e-6)
     np.testing.assert_allclose(seen[:6, 2], 0, atol=1e-12)
@@ -52,7 +54,7 @@ def test_leads_see_the_heart_vector_from_their_directions():
 def test_the_axis_is_that_of_the_main_vector_in_the_limb_leads(axis):
     shape = phys.EcgShape.draw(np.random.default_rng(0))
     _, vectors = sim.heart_vectors(np.random.default_rng(1), shape, axis, 0)
-    leads = sim.LEAD_MATRIX @ sim.LEAD_VECTORS @ vectors[:, 2]
+    leads = sim.lead_matrix() @ sim.LEAD_VECTORS @ vectors[:, 2]
     found = np.rad2deg(np.arctan2(leads[5] * 2 / np.sqrt(3), leads[0]))
     assert found == pytest.approx(axis, abs=1e-6)
 
@@ -82,7 +84,7 @@ def shape_of(seed):
 
 
 def test_every_class_is_drawn_and_known_values_are_possible(twelve):
-    known = dict(zip(twelve.names, corpus("ecg12", 150, 10, seed=5).targets.T, strict=True))
+    known = dict(zip(twelve.names, corpus(KIND, 150, 10, seed=5).targets.T, strict=True))
     for name in ("rhythm", "conduction"):
         assert (np.bincount(known[name].astype(int), minlength=3) > 15).all()
     assert (np.bincount(np.digitize(known["axis_deg"], sim.AXIS_EDGES), minlength=3) > 20).all()

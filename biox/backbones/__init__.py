@@ -38,24 +38,16 @@ def build(
 
     Parameters
     ----------
-    name : str
-        ``labram``, ``hubert_ecg``, ``papagei``, ``normwear``, ``ecg_fm``, ``cbramod``,
-        ``cbramod_ecg`` or ``plain_cnn``.
-    size : str
-        ``base`` or ``tiny``; ``small``, ``base``, ``large`` or ``tiny`` for hubert_ecg, ``small``
-        or ``tiny`` for papagei, ``base``, ``base_postnorm`` or ``tiny`` for ecg_fm. For Table 3
-        also ``tiny_base`` and ``tiny_large`` of hubert_ecg and ``tiny_100hz`` of ecg_fm.
+    name, size : str
+        A key of `BACKBONES`, and one of the ``sizes`` of its class: ``tiny``, and those published.
     checkpoint : path, optional
         File of weights: as the model's authors publish it, or a safetensors file of `save`. It is
         read strictly, and nothing in it is run: see `load`. Without it weights are random (torch's
         global seed).
-    n_channels : int, optional
-        Channels of a window; the backbone's default if not given.
-    seconds : float, optional
-        Length of a window; the backbone's default if not given.
+    n_channels, seconds : int and float, optional
+        Channels and length of a window; the backbone's defaults if not given.
     widen : str, optional
-        For labram: how a checkpoint with a shorter time embedding serves longer windows,
-        ``interpolate`` (default) or ``extend`` (`biox.backbones.labram.widen_time_embed`).
+        For labram: see `biox.backbones.labram.widen_time_embed`.
 
     Raises
     ------

@@ -17,11 +17,8 @@ class InputSpec:
     ----------
     modality : str
         ``ecg``, ``ppg``, ``eeg`` or ``emg``.
-    channels : int
-    rate : float
-        Sampling rate in Hz.
-    seconds : float
-        Length of a window.
+    rate, seconds : float
+        Sampling rate in Hz, and length of a window.
     unit : str
         Unit of the values that enter the stem.
     conditioning : str
@@ -47,10 +44,8 @@ class Origin:
 
     Attributes
     ----------
-    repository : str
-        Of the authors' code.
-    licence : str
-        Of code and weights, as noted in THIRD_PARTY.md.
+    repository, licence : str
+        Of the authors' code, and of code and weights, as noted in THIRD_PARTY.md.
     weights : str
         Where the authors publish them; empty if they do not.
     parameters : mapping
@@ -67,20 +62,39 @@ class Origin:
 class Backbone(nn.Module):
     """A model whose hidden states are [batch, tokens, features], whatever its inner layout.
 
-    A subclass sets `input_spec` and `n_layers` and implements `stem` and `layer`.
-    Layer i maps the state at its input (i = 0: the stem's output) to the state at its output.
+    A subclass states what it reads, and implements `make`, which sets `n_layers`, `stem` and
+    `layer`. Layer i maps the state at its input (i = 0: the stem's output) to that at its output.
 
-    Attributes
+    Parameters
     ----------
-    sizes : mapping
-        Name of a size -> its widths.
-    origin : Origin
+    size : str
+        A key of `sizes`.
+    n_channels : int, optional
+        Channels of a window; those of `default_spec` if not given. No weight depends on it.
+    seconds : float, optional
+        Length of a window; that of `default_spec` if not given. No weight depends on it, where the
+        class does not say so.
+
+    Raises
+    ------
+    ValueError
+        The model cannot read such windows.
     """
 
-    sizes: Mapping[str, object]
+    sizes: Mapping[str, Mapping[str, object]]
+    """Name of a size -> the arguments of `make`; ``rate`` among them replaces the default's, Hz."""
     origin: Origin
+    default_spec: InputSpec
     input_spec: InputSpec
     n_layers: int
+
+    # Windows that it reads.
+    channel_counts: tuple[int, ...] = ()
+    """Possible numbers of channels; empty: any."""
+    least: int = 1
+    """Samples that it needs."""
+    patch: int = 1
+    """Samples of which it reads whole multiples."""
 
     # What published files look like; read by `biox.backbones.weights`.
     wrappers: tuple[str, ...] = ()
@@ -106,6 +120,34 @@ class Backbone(nn.Module):
     selector_axis: int = 1
     """Axis of [batch, tokens, features] that its position selection averages: 1 (tokens) or 2."""
 
+    def __init__(self, size: str, n_channels: int | None = None, seconds: float | None = None):
+        super().__init__()
+        options = dict(self.sizes[size])
+        default = self.default_spec
+        self.input_spec = spec = replace(
+            default,
+            channels=default.channels if n_channels is None else n_channels,
+            rate=options.pop("rate", default.rate),
+            seconds=default.seconds if seconds is None else seconds,
+        )
+        if spec.channels < 1 or spec.channels not in (self.channel_counts or (spec.channels,)):
+            known = " or ".join(map(str, self.channel_counts))
+            expected = f"{known}, all that it reads" if known else "at least 1"
+            raise ValueError(
+                f"n_channels of {spec.modality}: expected {expected}, found {n_channels}"
+            )
+        if spec.samples < self.least or spec.samples % self.patch:
+            patches = f", in whole patches of {self.patch / spec.rate:g} s" * (self.patch > 1)
+            raise ValueError(
+                f"seconds of {spec.modality}: expected at least {self.least} samples at "
+                f"{spec.rate:g} Hz{patches}; found {spec.seconds:g} s"
+            )
+        self.make(**options)
+
+    def make(self, **size: object) -> None:
+        """Build the parts of one size, with random weights."""
+        raise NotImplementedError
+
     def resized(self, key: str, table: Tensor) -> Tensor:
         """Make a file's table [1, rows, features] one of this model's number of rows."""
         raise NotImplementedError(key)
@@ -130,8 +172,8 @@ class Backbone(nn.Module):
         ValueError
             There are no such layers.
         FloatingPointError
-            The result is not finite; the message names the first layer where that is so. In
-            training mode nothing is checked: there the loss shows it.
+            The result is not finite; the message names the first such layer. In training mode
+            nothing is checked: there the loss shows it.
         """
         if not 0 <= start <= stop <= self.n_layers:
             raise ValueError(
@@ -195,61 +237,15 @@ class Backbone(nn.Module):
             raise ValueError(f"token_shape: expected 0 <= l <= {self.n_layers}, found {l}")
         training = self.training
         self.eval()
-        weight = next(self.parameters())
-        spec = self.input_spec
+        weight, spec = next(self.parameters()), self.input_spec
         x = torch.zeros(1, spec.channels, spec.samples, device=weight.device, dtype=weight.dtype)
         h = self.run(self.stem(x), 0, l)
         self.train(training)
         return h.shape[1], h.shape[2]
 
 
-def configured(
-    default: InputSpec,
-    n_channels: int | None,
-    seconds: float | None,
-    *,
-    channels_free: bool = True,
-    least: int = 1,
-    patch: int = 1,
-) -> InputSpec:
-    """Return a backbone's default window with another number of channels or another length.
-
-    Parameters
-    ----------
-    channels_free : bool
-        False for models that read a fixed number of channels.
-    least, patch : int
-        Samples that the model needs, and of which it reads whole multiples.
-
-    Raises
-    ------
-    ValueError
-        The model cannot read such a window.
-    """
-    channels = default.channels if n_channels is None else n_channels
-    spec = replace(
-        default, channels=channels, seconds=default.seconds if seconds is None else seconds
-    )
-    if channels < 1 or (channels != default.channels and not channels_free):
-        expected = "at least 1" if channels_free else f"{default.channels}, all that it reads"
-        raise ValueError(f"n_channels of {spec.modality}: expected {expected}, found {channels}")
-    if spec.samples < least or spec.samples % patch:
-        patches = f", in whole patches of {patch / spec.rate:g} s" if patch > 1 else ""
-        raise ValueError(
-            f"seconds of {spec.modality}: expected at least {least} samples at {spec.rate:g} Hz"
-            f"{patches}; found {spec.seconds:g} s"
-        )
-    return spec
-
-
 def check_windows(x: Tensor, spec: InputSpec) -> None:
-    """Refuse windows that are not [batch, channels, samples] of `spec`; nothing is padded or cut.
-
-    Raises
-    ------
-    ValueError
-        Rank, channels, samples or number type differ, or a value is NaN or infinite.
-    """
+    """Refuse windows that are not finite [batch, channels, samples] of `spec`, with ValueError."""
     expected = (spec.channels, spec.samples)
     if x.ndim != 3 or tuple(x.shape[1:]) != expected or not x.is_floating_point():
         raise ValueError(

@@ -43,18 +43,9 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block on [batch, tokens, dim].
 
-    Parameters
-    ----------
-    dim, heads : int
-        Width, and number of attention heads that share it.
-    mlp_ratio : int
-        Width of the MLP's hidden layer over `dim`.
-    qkv_bias, qk_norm : bool
-        Biases on query, key and value; LayerNorm of each head's queries and keys.
-    eps : float
-        Added to the variance in every LayerNorm.
-    layer_scale : float, optional
-        Initial gain of both residual branches (``gamma_1``, ``gamma_2``); none if not given.
+    `mlp_ratio` is the width of the MLP's hidden layer over `dim`; `qkv_bias` and `qk_norm` are
+    biases on query, key and value, and LayerNorm of each head's queries and keys; `eps` is that of
+    every LayerNorm; `layer_scale` the initial gain of both residual branches, if they have one.
     """
 
     def __init__(

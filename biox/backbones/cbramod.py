@@ -4,28 +4,17 @@ Architecture and parameter names: wjq-learning/CBraMod, ``models/cbramod.py`` an
 ``models/criss_cross_transformer.py``.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from biox.backbones.base import Backbone, InputSpec, Origin, check_windows, configured
+from biox.backbones.base import Backbone, InputSpec, Origin, check_windows
 from biox.backbones.blocks import initialise
 
 PATCH = 200  # samples: one second
 STEPS = 8  # time steps that the convolutions leave of a patch
-
-
-@dataclass(frozen=True)
-class CBraModSize:
-    """Widths of one size of CBraMod; `position` is (electrodes, seconds) of the position kernel."""
-
-    conv_channels: int
-    heads: int
-    layers: int
-    mlp_ratio: int
-    position: tuple[int, int]
 
 
 class PatchEmbedding(nn.Module):
@@ -100,21 +89,12 @@ class CBraMod(Backbone):
     """CBraMod with tokens [electrode 1 second 1, electrode 1 second 2, ...].
 
     Windows are microvolts divided by 100, whole seconds at 200 Hz, any number of electrodes.
-    Published: pretrained on 19 electrodes and 30 s.
-
-    Parameters
-    ----------
-    size : str
-        ``base`` (published) or ``tiny``.
-    n_channels : int, optional
-        Electrodes, 6 by default. No weight depends on it.
-    seconds : float, optional
-        30 by default. No weight depends on it.
+    Size ``base`` is published, pretrained on 19 electrodes and 30 s.
     """
 
     sizes = {
-        "base": CBraModSize(25, heads=8, layers=12, mlp_ratio=4, position=(19, 7)),
-        "tiny": CBraModSize(10, heads=4, layers=4, mlp_ratio=2, position=(7, 7)),
+        "base": {"channels": 25, "heads": 8, "layers": 12, "mlp_ratio": 4, "position": (19, 7)},
+        "tiny": {"channels": 10, "heads": 4, "layers": 4, "mlp_ratio": 2, "position": (7, 7)},
     }
     # What stands for masked patches in pretraining (zeros), and the reconstruction head.
     unused_prefixes = ("patch_embedding.mask_encoding", "proj_out.")
@@ -125,21 +105,17 @@ class CBraMod(Backbone):
         parameters={},
     )
     default_spec = InputSpec("eeg", 6, 200.0, 30.0, "uV/100", "eeg_cbramod")
+    least = patch = PATCH
 
-    def __init__(
-        self, size: str = "base", n_channels: int | None = None, seconds: float | None = None
-    ):
-        super().__init__()
-        config = self.sizes[size]
-        self.input_spec = configured(
-            self.default_spec, n_channels, seconds, least=PATCH, patch=PATCH
-        )
-        self.n_layers = config.layers
-        self.patch_embedding = PatchEmbedding(config.conv_channels, config.position)
-        dim = STEPS * config.conv_channels
+    def make(
+        self, channels: int, heads: int, layers: int, mlp_ratio: int, position: tuple[int, int]
+    ) -> None:
+        """Build the layers; `position` is (electrodes, seconds) of the position kernel."""
+        self.n_layers = layers
+        self.patch_embedding = PatchEmbedding(channels, position)
         self.encoder = nn.Module()  # only for the published names
         self.encoder.layers = nn.ModuleList(
-            CrissCrossLayer(dim, config.heads, config.mlp_ratio) for _ in range(config.layers)
+            CrissCrossLayer(STEPS * channels, heads, mlp_ratio) for _ in range(layers)
         )
         self.apply(initialise)
 

@@ -5,30 +5,16 @@ the example configuration ``w2v_cmsc_rlm.yaml``. Masking belongs to pretraining 
 (the released BioX-Bridge code left it on, deviation 11).
 """
 
-from dataclasses import dataclass, replace
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from biox.backbones.base import Backbone, InputSpec, Origin, check_windows, configured
+from biox.backbones.base import Backbone, InputSpec, Origin, check_windows
 from biox.backbones.blocks import initialise
 
 LEADS = 12  # I, II, III, aVR, aVL, aVF, V1 to V6
 CONVOLUTIONS = 4  # each halves the number of samples
-
-
-@dataclass(frozen=True)
-class ECGFMSize:
-    """Widths of one size of ECG-FM; `position` is (kernel, groups) of the position embedding."""
-
-    conv: int
-    dim: int
-    heads: int
-    layers: int
-    mlp_ratio: int
-    position: tuple[int, int]
-    norm_first: bool = True
-    rate: float = 500.0  # Hz
+BASE = dict(conv=256, dim=768, heads=12, layers=12, mlp_ratio=4, position=(128, 16))
+TINY = dict(conv=32, dim=64, heads=4, layers=4, mlp_ratio=2, position=(16, 4))
 
 
 class SelfAttention(nn.Module):
@@ -54,14 +40,14 @@ class SelfAttention(nn.Module):
 class EncoderLayer(nn.Module):
     """Transformer layer on [batch, tokens, dim] that normalises before or after each branch."""
 
-    def __init__(self, size: ECGFMSize):
+    def __init__(self, dim: int, heads: int, mlp_ratio: int, norm_first: bool):
         super().__init__()
-        self.norm_first = size.norm_first
-        self.self_attn = SelfAttention(size.dim, size.heads)
-        self.self_attn_layer_norm = nn.LayerNorm(size.dim)
-        self.fc1 = nn.Linear(size.dim, size.mlp_ratio * size.dim)
-        self.fc2 = nn.Linear(size.mlp_ratio * size.dim, size.dim)
-        self.final_layer_norm = nn.LayerNorm(size.dim)
+        self.norm_first = norm_first
+        self.self_attn = SelfAttention(dim, heads)
+        self.self_attn_layer_norm = nn.LayerNorm(dim)
+        self.fc1 = nn.Linear(dim, mlp_ratio * dim)
+        self.fc2 = nn.Linear(mlp_ratio * dim, dim)
+        self.final_layer_norm = nn.LayerNorm(dim)
 
     def mlp(self, x: Tensor) -> Tensor:
         """Transform each token: [..., dim] -> the same shape."""
@@ -102,26 +88,19 @@ class ECGFM(Backbone):
     not say which made table 3), and so ECG-FM was pretrained, each lead silenced with probability
     1/2 (random lead masking).
 
-    Parameters
-    ----------
-    size : str
-        ``base`` (published) or ``tiny``, both normalising before each branch, or ``base_postnorm``;
-        ``tiny_100hz`` reads 100 Hz, for a fifth of the tokens (60 s: 375 instead of 1,875).
-        The same weights fit either order, and which one the published weights want is not certain:
-        a re-implementation that runs them reports pre-norm; the default of fairseq-signals, which
-        its example configuration leaves alone, is post-norm. ``layer_norm_first`` in the ``cfg``
-        of the checkpoint decides.
-    n_channels : int, optional
-        12 by default, or 1.
-    seconds : float, optional
-        10 by default (pretraining: 5). No weight depends on it.
+    Size ``base`` is published and normalises before each branch, as the tiny ones do; in
+    ``base_postnorm`` norms come after it. The same weights fit either order, and which one the
+    published weights want is not certain: a re-implementation that runs them reports pre-norm; the
+    default of fairseq-signals, which its example configuration leaves alone, is post-norm.
+    ``layer_norm_first`` in the ``cfg`` of the checkpoint decides. ``tiny_100hz`` reads 100 Hz, for
+    a fifth of the tokens (60 s: 375 instead of 1,875). Pretraining read 5 s.
     """
 
     sizes = {
-        "base": ECGFMSize(256, 768, 12, 12, 4, position=(128, 16)),
-        "base_postnorm": ECGFMSize(256, 768, 12, 12, 4, position=(128, 16), norm_first=False),
-        "tiny": ECGFMSize(32, 64, 4, 4, 2, position=(16, 4)),
-        "tiny_100hz": ECGFMSize(32, 64, 4, 4, 2, position=(16, 4), rate=100.0),
+        "base": BASE,
+        "base_postnorm": BASE | {"norm_first": False},
+        "tiny": TINY,
+        "tiny_100hz": TINY | {"rate": 100.0},
     }
     wrappers = ("model",)
     ambiguous = True  # both orders of norms have the same keys
@@ -136,41 +115,45 @@ class ECGFM(Backbone):
         ),
     )
     default_spec = InputSpec("ecg", LEADS, 500.0, 10.0, "z-score", "ecg_ecgfm")
+    channel_counts = (1, LEADS)
+    least = 2**CONVOLUTIONS
 
-    def __init__(
-        self, size: str = "base", n_channels: int | None = None, seconds: float | None = None
-    ):
-        super().__init__()
-        config = self.sizes[size]
-        default = replace(self.default_spec, rate=config.rate)
-        self.input_spec = configured(default, n_channels, seconds, least=2**CONVOLUTIONS)
-        if self.input_spec.channels not in (1, LEADS):
-            raise ValueError(
-                f"n_channels of ecg: expected 1 or {LEADS} leads, found {self.input_spec.channels}"
-            )
-        self.n_layers = config.layers
+    def make(
+        self,
+        conv: int,
+        dim: int,
+        heads: int,
+        layers: int,
+        mlp_ratio: int,
+        position: tuple[int, int],
+        norm_first: bool = True,
+    ) -> None:
+        """Build the layers; `position` is (kernel, groups) of the position embedding."""
+        self.n_layers = layers
         self.feature_extractor = nn.Module()  # only for the published names, as is `encoder`
         self.feature_extractor.conv_layers = nn.ModuleList(
             nn.Sequential(
-                nn.Conv1d(config.conv if i else LEADS, config.conv, 2, stride=2, bias=False),
+                nn.Conv1d(conv if i else LEADS, conv, 2, stride=2, bias=False),
                 nn.Identity(),  # dropout
-                nn.Identity() if i else nn.GroupNorm(config.conv, config.conv),
+                nn.Identity() if i else nn.GroupNorm(conv, conv),
                 nn.GELU(),
             )
             for i in range(CONVOLUTIONS)
         )
-        self.layer_norm = nn.LayerNorm(config.conv)
-        self.post_extract_proj = nn.Linear(config.conv, config.dim)
-        self.conv_pos = ConvPosition(config.dim, *config.position)
+        self.layer_norm = nn.LayerNorm(conv)
+        self.post_extract_proj = nn.Linear(conv, dim)
+        self.conv_pos = ConvPosition(dim, *position)
         self.encoder = nn.Module()
-        self.encoder.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
-        if config.norm_first:  # then it comes after the last layer (paper: h_L is before it)
+        self.encoder.layers = nn.ModuleList(
+            EncoderLayer(dim, heads, mlp_ratio, norm_first) for _ in range(layers)
+        )
+        if norm_first:  # then it comes after the last layer (paper: h_L is before it)
             self.unused_prefixes = (*self.unused_prefixes, "encoder.layer_norm.")
             self.encoder.layer_norm = None
         else:
-            self.encoder.layer_norm = nn.LayerNorm(config.dim)
+            self.encoder.layer_norm = nn.LayerNorm(dim)
         places = (("cfg", "model"), ("args",))  # fairseq with hydra, and before
-        self.switches = {(*place, "layer_norm_first"): config.norm_first for place in places}
+        self.switches = {(*place, "layer_norm_first"): norm_first for place in places}
         self.apply(initialise)
 
     def stem(self, x: Tensor) -> Tensor:

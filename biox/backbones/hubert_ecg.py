@@ -8,46 +8,36 @@ from math import prod
 
 from torch import Tensor
 
-from biox.backbones.base import Backbone, InputSpec, Origin, check_windows, configured
+from biox.backbones.base import Backbone, InputSpec, Origin, check_windows
 
 CONV_KERNELS = (10, 3, 3, 2, 2)
 CONV_STRIDES = (4, 2, 2, 2, 2)
 
-
-def _size(width: int, layers: int, heads: int, mlp: int, conv: int, kernel: int, groups: int):
-    """Name the settings of `transformers.HubertConfig` that differ between sizes."""
-    return {
-        "hidden_size": width,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "intermediate_size": mlp,
-        "conv_dim": [conv] * len(CONV_KERNELS),
-        "num_conv_pos_embeddings": kernel,
-        "num_conv_pos_embedding_groups": groups,
-    }
-
-
-# Of HuBERT, shared by all sizes: group norm in the first convolution, post-norm encoder.
+# Of all published sizes: group norm in the first convolution, post-norm encoder.
 COMMON = {
     "conv_kernel": list(CONV_KERNELS),
     "conv_stride": list(CONV_STRIDES),
+    "conv_dim": [512] * 5,
+    "num_conv_pos_embeddings": 128,
+    "num_conv_pos_embedding_groups": 16,
     "conv_bias": False,
     "feat_extract_norm": "group",
     "feat_proj_layer_norm": True,
     "do_stable_layer_norm": False,
     "layer_norm_eps": 1e-5,
-    **dict.fromkeys(
-        (
-            "activation_dropout",
-            "attention_dropout",
-            "feat_proj_dropout",
-            "final_dropout",
-            "hidden_dropout",
-            "layerdrop",
-            "mask_time_prob",
-        ),
-        0.0,
-    ),
+    # Dropout, and what pretraining hides.
+    "activation_dropout": 0.0,
+    "attention_dropout": 0.0,
+    "feat_proj_dropout": 0.0,
+    "final_dropout": 0.0,
+    "hidden_dropout": 0.0,
+    "layerdrop": 0.0,
+    "mask_time_prob": 0.0,
+}
+TINY = {
+    "conv_dim": [32] * 5,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 4,
 }
 
 
@@ -56,25 +46,17 @@ class HubertECG(Backbone):
 
     The stem is feature extractor, projection, convolutional position embedding and the encoder's
     LayerNorm; the layers are the encoder's post-norm blocks.
-
-    Parameters
-    ----------
-    size : str
-        ``small``, ``base``, ``large`` (published), ``tiny``, ``tiny_base`` or ``tiny_large``.
-    n_channels : int, optional
-        Only 1.
-    seconds : float, optional
-        60 by default. No weight depends on it.
+    Sizes ``small``, ``base`` and ``large`` are published.
     """
 
     sizes = {
-        "small": _size(512, 8, 8, 2048, conv=512, kernel=128, groups=16),
-        "base": _size(768, 12, 12, 3072, conv=512, kernel=128, groups=16),
-        "large": _size(960, 16, 12, 3840, conv=512, kernel=128, groups=16),
-        "tiny": _size(64, 4, 4, 128, conv=32, kernel=16, groups=4),
+        "small": {"width": 512, "layers": 8, "heads": 8, "mlp": 2048},
+        "base": {"width": 768, "layers": 12, "heads": 12, "mlp": 3072},
+        "large": {"width": 960, "layers": 16, "heads": 12, "mlp": 3840},
+        "tiny": {"width": 64, "layers": 4, "heads": 4, "mlp": 128, **TINY},
         # To tiny as base and large are to small: 12 and 16 layers to 8, widths 768 and 960 to 512.
-        "tiny_base": _size(96, 6, 6, 192, conv=32, kernel=16, groups=4),
-        "tiny_large": _size(120, 8, 6, 240, conv=32, kernel=16, groups=4),
+        "tiny_base": {"width": 96, "layers": 6, "heads": 6, "mlp": 192, **TINY},
+        "tiny_large": {"width": 120, "layers": 8, "heads": 6, "mlp": 240, **TINY},
     }
     # pretrain.py saves a dict with the configuration, the optimiser and this entry.
     wrappers = ("model_state_dict",)
@@ -95,21 +77,24 @@ class HubertECG(Backbone):
         },
     )
     default_spec = InputSpec("ecg", 1, 100.0, 60.0, "z-score", "ecg_hubert")
+    channel_counts = (1,)
+    # Samples that the convolutions need for one token.
+    least = 1 + sum((k - 1) * prod(CONV_STRIDES[:i]) for i, k in enumerate(CONV_KERNELS))
 
-    def __init__(
-        self, size: str = "base", n_channels: int | None = None, seconds: float | None = None
-    ):
+    def make(self, width: int, layers: int, heads: int, mlp: int, **settings: object) -> None:
+        """Build HuBERT; `settings` replace those of `COMMON`."""
         from transformers import HubertConfig, HubertModel
 
-        super().__init__()
-        # Samples that the convolutions need for one token.
-        least = 1 + sum((k - 1) * prod(CONV_STRIDES[:i]) for i, k in enumerate(CONV_KERNELS))
-        self.input_spec = configured(
-            self.default_spec, n_channels, seconds, channels_free=False, least=least
+        config = HubertConfig(
+            hidden_size=width,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            intermediate_size=mlp,
+            attn_implementation="sdpa",
+            **(COMMON | settings),
         )
-        config = HubertConfig(**COMMON, **self.sizes[size], attn_implementation="sdpa")
         model = HubertModel(config)
-        self.n_layers = config.num_hidden_layers
+        self.n_layers = layers
         self.feature_extractor = model.feature_extractor
         self.feature_projection = model.feature_projection
         self.encoder = model.encoder

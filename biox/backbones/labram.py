@@ -5,29 +5,16 @@ Architecture and parameter names: 935963004/LaBraM, ``modeling_finetune.py``
 """
 
 import warnings
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from biox.backbones.base import Backbone, InputSpec, Origin, check_windows, configured
+from biox.backbones.base import Backbone, InputSpec, Origin, check_windows
 from biox.backbones.blocks import Block, initialise
 
 PATCH = 200  # samples: one second
 EPS = 1e-6  # of every LayerNorm
-
-
-@dataclass(frozen=True)
-class LaBraMSize:
-    """Widths of one size of LaBraM; `time_rows` is the least length of its time embedding in s."""
-
-    conv_channels: int
-    heads: int
-    layers: int
-    mlp_ratio: int
-    layer_scale: float
-    time_rows: int
 
 
 class TemporalConv(nn.Module):
@@ -57,17 +44,12 @@ def widen_time_embed(table: Tensor, own: Tensor, how: str) -> Tensor:
 
     Parameters
     ----------
-    table : Tensor [1, seconds in the file, features]
-    own : Tensor [1, seconds wanted, features]
-        The model's table as initialised.
+    table, own : Tensor [1, seconds in the file or wanted, features]
+        The checkpoint's, and the model's as initialised; where fewer seconds are wanted than there
+        are, the first ones are taken.
     how : str
         ``interpolate``: linearly, first row on first and last on last. ``extend``: the learnt rows,
         then random ones as in `own`. (The released code is left with random rows only.)
-
-    Returns
-    -------
-    Tensor [1, seconds wanted, features]
-        If fewer seconds are wanted than there are, the first ones, in either case.
     """
     rows = own.shape[1]
     if how not in ("interpolate", "extend"):
@@ -85,27 +67,16 @@ class LaBraM(Backbone):
 
     Windows are microvolts divided by 100, whole seconds at 200 Hz, any number of electrodes.
 
-    Parameters
-    ----------
-    size : str
-        ``base`` (published) or ``tiny``.
-    n_channels : int, optional
-        Electrodes, 6 by default. No weight depends on it.
-    seconds : float, optional
-        30 by default. The time embedding has a row for each second; shorter windows use its first
-        rows, longer ones than the size's `time_rows` widen it.
+    Size ``base`` is published. The time embedding has a row for each second, at least `time_rows`;
+    shorter windows use its first rows.
 
-    Attributes
-    ----------
-    widen : str
-        How `biox.backbones.load` makes the 16 rows of the published time embedding serve longer
-        windows: ``interpolate`` (default) or ``extend``, see `widen_time_embed`; a setting of
-        `biox.backbones.build` and of ``backbones.eeg`` in params.yaml.
+    `widen` (``interpolate`` or ``extend``) is how `biox.backbones.load` makes the 16 rows of the
+    published time embedding serve longer windows, see `widen_time_embed`.
     """
 
     sizes = {
-        "base": LaBraMSize(8, 10, 12, 4, layer_scale=0.1, time_rows=16),
-        "tiny": LaBraMSize(4, 5, 4, 2, layer_scale=1.0, time_rows=30),
+        "base": dict(channels=8, heads=10, layers=12, mlp_ratio=4, layer_scale=0.1, time_rows=16),
+        "tiny": dict(channels=4, heads=5, layers=4, mlp_ratio=2, layer_scale=1.0, time_rows=30),
     }
     wrappers = ("model", "module")
     # Beside the student the published file has pretraining's own heads; run_class_finetuning.py
@@ -125,32 +96,27 @@ class LaBraM(Backbone):
     released_layout_reshaped = True  # deviation 1
     widen = "interpolate"
     default_spec = InputSpec("eeg", 6, 200.0, 30.0, "uV/100", "eeg_labram")
+    least = patch = PATCH
 
-    def __init__(
-        self, size: str = "base", n_channels: int | None = None, seconds: float | None = None
-    ):
-        super().__init__()
-        widths = self.sizes[size]
-        self.input_spec = configured(
-            self.default_spec, n_channels, seconds, least=PATCH, patch=PATCH
-        )
-        self.n_layers = widths.layers
-        self.patch_embed = TemporalConv(widths.conv_channels)
-        dim = PATCH // 8 * widths.conv_channels
-        rows = max(widths.time_rows, self.input_spec.samples // PATCH)
+    def make(
+        self,
+        channels: int,
+        heads: int,
+        layers: int,
+        mlp_ratio: int,
+        layer_scale: float,
+        time_rows: int,
+    ) -> None:
+        """Build the blocks, and rows of the time embedding for `time_rows` seconds or more."""
+        self.n_layers = layers
+        self.patch_embed = TemporalConv(channels)
+        dim = PATCH // 8 * channels
+        rows = max(time_rows, self.input_spec.samples // PATCH)
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
         self.time_embed = nn.Parameter(torch.empty(1, rows, dim))
+        options = {"qkv_bias": False, "qk_norm": True, "layer_scale": layer_scale}
         self.blocks = nn.ModuleList(
-            Block(
-                dim,
-                widths.heads,
-                widths.mlp_ratio,
-                EPS,
-                qkv_bias=False,
-                qk_norm=True,
-                layer_scale=widths.layer_scale,
-            )
-            for _ in range(widths.layers)
+            Block(dim, heads, mlp_ratio, EPS, **options) for _ in range(layers)
         )
         self.apply(initialise)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
@@ -168,10 +134,8 @@ class LaBraM(Backbone):
         """Time embedding [1, seconds, features] of a checkpoint, for this model's seconds."""
         seconds, wanted = table.shape[1], self.time_embed.shape[1]
         if seconds < wanted:
-            warnings.warn(
-                f"labram: {key} for {seconds} s is made to serve {wanted} s ({self.widen})",
-                stacklevel=4,
-            )
+            text = f"labram: {key} for {seconds} s is made to serve {wanted} s ({self.widen})"
+            warnings.warn(text, stacklevel=4)
         return widen_time_embed(table, self.time_embed.detach(), self.widen)
 
     def layer(self, i: int, h: Tensor) -> Tensor:

@@ -1,32 +1,68 @@
 """NormWear (EMG and other wearables): a vision transformer over wavelet pictures of every channel.
 
 Architecture and parameter names: Mobile-Sensing-and-UbiComp-Laboratory/NormWear, encoder part, as
-BioX-Bridge runs it.
+BioX-Bridge runs it. The wavelet transform follows scipy.signal's ``ricker`` and ``cwt`` (removed in
+SciPy 1.15) and the released BioX-Bridge code, ``dataset_preprocessing/make_FOG.py``.
 """
 
-from dataclasses import dataclass
-
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from biox.backbones.base import Backbone, InputSpec, Origin, check_finite, check_windows, configured
+from biox.backbones.base import Backbone, InputSpec, Origin, check_finite, check_windows
 from biox.backbones.blocks import Block, initialise
-from biox.backbones.wavelet import WIDTHS, RickerScalogram
 
 # Of every LayerNorm: torch's default, not timm's 1e-6. CLS tokens are small enough to notice: the
 # released model's numbers are met to 4e-6 with this, to 4e-3 with the other.
 EPS = 1e-5
 
 
-@dataclass(frozen=True)
-class NormWearSize:
-    """Widths of one size of NormWear; `patch` is (samples, scales) of a patch."""
+WIDTHS = 0.1 + np.arange(65)
+"""Widths of the wavelets in samples: 0.1, 1.1, ..., 64.1."""
 
-    dim: int
-    heads: int
-    layers: int
-    mlp_ratio: int
-    patch: tuple[int, int]
+
+def ricker(points: int, width: float) -> np.ndarray:
+    """Ricker wavelet (negative second derivative of a Gaussian) of unit energy, [points]."""
+    t = (np.arange(points) - (points - 1) / 2) / width
+    return 2 / (np.sqrt(3 * width) * np.pi**0.25) * (1 - t**2) * np.exp(-(t**2) / 2)
+
+
+class RickerScalogram(nn.Module):
+    """Windows [batch, channels, samples] -> [batch, channels, 3, samples - 2, 65].
+
+    Axis 2 holds the signal and its first and second differences, each without the samples where
+    the second difference does not exist. All scales are convolved in one product of spectra.
+
+    Parameters
+    ----------
+    samples : int
+        Samples per window, at least 3.
+    """
+
+    def __init__(self, samples: int):
+        from scipy.fft import next_fast_len  # slow to import, and for this model alone
+
+        super().__init__()
+        self.length = samples - 2
+        # Of the full convolution only the middle is kept (mode "same"): zeros for half of the
+        # longest kernel, which is as long as the signal, keep the ends from wrapping into it.
+        self.padded = next_fast_len(self.length + self.length // 2 + 1, real=True)
+        kernels = np.zeros((len(WIDTHS), self.padded))
+        for row, width in zip(kernels, WIDTHS, strict=True):
+            wavelet = ricker(min(round(10 * width), self.length), width)
+            row[: len(wavelet)] = wavelet
+            row[:] = np.roll(row, -((len(wavelet) - 1) // 2))  # the middle at index 0
+        # Real and imaginary parts side by side: `module.double()` leaves complex buffers alone.
+        spectra = torch.view_as_real(torch.fft.rfft(torch.tensor(kernels)))
+        self.register_buffer("spectra", spectra.float(), False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform windows [batch, channels, samples]."""
+        first = x.diff(dim=-1)
+        kinds = torch.stack([x[..., 2:], first[..., 1:], first.diff(dim=-1)], dim=2)
+        spectra = torch.fft.rfft(kinds, self.padded).unsqueeze(-2)
+        filtered = torch.fft.irfft(spectra * torch.view_as_complex(self.spectra), self.padded)
+        return filtered[..., : self.length].transpose(-1, -2)
 
 
 class PatchEmbed(nn.Module):
@@ -44,10 +80,10 @@ class PatchEmbed(nn.Module):
 class ChannelBlock(nn.Module):
     """Attention within each channel; in every second block also among the channels' CLS tokens."""
 
-    def __init__(self, size: NormWearSize, fuses: bool):
+    def __init__(self, dim: int, heads: int, mlp_ratio: int, fuses: bool):
         super().__init__()
-        self.variate_encoder = Block(size.dim, size.heads, size.mlp_ratio, EPS)
-        self.cls_fusion = Block(size.dim, size.heads, size.mlp_ratio, EPS) if fuses else None
+        self.variate_encoder = Block(dim, heads, mlp_ratio, EPS)
+        self.cls_fusion = Block(dim, heads, mlp_ratio, EPS) if fuses else None
 
     def forward(self, h: Tensor) -> Tensor:
         """Map [batch, channels, tokens, dim] to the same shape."""
@@ -78,19 +114,12 @@ class NormWear(Backbone):
 
     Windows are z-scored channels at 130 Hz; the stem computes their wavelet transform.
 
-    Parameters
-    ----------
-    size : str
-        ``base`` (published) or ``tiny``.
-    n_channels : int, optional
-        3 by default. No weight depends on it.
-    seconds : float, optional
-        3 by default. Only the analytic position table depends on it.
+    Size ``base`` is published. The position table, which is computed, depends on the length.
     """
 
     sizes = {
-        "base": NormWearSize(768, 12, 12, 4, patch=(9, 5)),
-        "tiny": NormWearSize(64, 4, 4, 2, patch=(9, 32)),
+        "base": {"dim": 768, "heads": 12, "layers": 12, "mlp_ratio": 4, "patch": (9, 5)},
+        "tiny": {"dim": 64, "heads": 4, "layers": 4, "mlp_ratio": 2, "patch": (9, 32)},
     }
     wrappers = ("model",)
     key_prefixes = ("backbone.",)  # in checkpoints that BioX-Bridge's scripts save
@@ -104,22 +133,20 @@ class NormWear(Backbone):
     )
     resizable = ("pos_embed",)
     default_spec = InputSpec("emg", 3, 130.0, 3.0, "z-score", "emg_normwear")
+    least = 11  # a patch of 9, and two that the differences take
 
-    def __init__(
-        self, size: str = "base", n_channels: int | None = None, seconds: float | None = None
-    ):
-        super().__init__()
-        config = self.sizes[size]
-        least = config.patch[0] + 2  # a patch, and two that the differences take
-        self.input_spec = configured(self.default_spec, n_channels, seconds, least=least)
-        self.n_layers = config.layers
+    def make(
+        self, dim: int, heads: int, layers: int, mlp_ratio: int, patch: tuple[int, int]
+    ) -> None:
+        """Build the blocks; `patch` is (samples, scales) of a patch."""
+        self.n_layers = layers
         self.scalogram = RickerScalogram(self.input_spec.samples)
-        self.patch_embed = PatchEmbed(config.dim, config.patch)
-        self.cls_token = nn.Parameter(torch.empty(1, 1, config.dim))
-        grid = (self.scalogram.length // config.patch[0], len(WIDTHS) // config.patch[1])
-        self.register_buffer("pos_embed", sincos_2d(config.dim, *grid))
+        self.patch_embed = PatchEmbed(dim, patch)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
+        grid = (self.scalogram.length // patch[0], len(WIDTHS) // patch[1])
+        self.register_buffer("pos_embed", sincos_2d(dim, *grid))
         self.encoder_blocks = nn.ModuleList(
-            ChannelBlock(config, fuses=i % 2 == 0) for i in range(config.layers)
+            ChannelBlock(dim, heads, mlp_ratio, fuses=i % 2 == 0) for i in range(layers)
         )
         self.apply(initialise)
         nn.init.trunc_normal_(self.cls_token, std=0.02)

@@ -4,27 +4,15 @@ Architecture and parameter names: Nokia-Bell-Labs/papagei-foundation-model, ``mo
 (``ResNet1DMoE``), itself after hsd1503/resnet1d. Its dropout of 0.5 is left out.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from biox.backbones.base import Backbone, InputSpec, Origin, check_windows, configured
+from biox.backbones.base import Backbone, InputSpec, Origin, check_windows
 from biox.backbones.blocks import initialise
 
 KERNEL = 3
 STRIDE = 2
-
-
-@dataclass(frozen=True)
-class PaPaGeiSize:
-    """Time halves at the end of every `halve_every` blocks; channels double each `double_every`."""
-
-    channels: int
-    blocks: int
-    halve_every: int
-    double_every: int
 
 
 class SameConv(nn.Module):
@@ -89,19 +77,12 @@ class BasicBlock(nn.Module):
 class PaPaGei(Backbone):
     """PaPaGei-S on z-scored single-channel PPG at 125 Hz; one token for each time step of a layer.
 
-    Parameters
-    ----------
-    size : str
-        ``small`` (published as PaPaGei-S) or ``tiny``.
-    n_channels : int, optional
-        Only 1.
-    seconds : float, optional
-        60 by default. No weight depends on it.
+    Size ``small`` is published as PaPaGei-S.
     """
 
     sizes = {
-        "small": PaPaGeiSize(32, 18, halve_every=2, double_every=4),
-        "tiny": PaPaGeiSize(16, 8, halve_every=1, double_every=3),
+        "small": {"channels": 32, "blocks": 18, "halve_every": 2, "double_every": 4},
+        "tiny": {"channels": 16, "blocks": 8, "halve_every": 1, "double_every": 3},
     }
     key_prefixes = ("module.",)  # of DataParallel
     # Embedding head and the mixture-of-experts heads of pretraining.
@@ -114,22 +95,18 @@ class PaPaGei(Backbone):
     )
     selector_axis = 2  # deviation 5: its position selection averages channels
     default_spec = InputSpec("ppg", 1, 125.0, 60.0, "z-score", "ppg_papagei")
+    channel_counts = (1,)
 
-    def __init__(
-        self, size: str = "small", n_channels: int | None = None, seconds: float | None = None
-    ):
-        super().__init__()
-        config = self.sizes[size]
-        self.input_spec = configured(self.default_spec, n_channels, seconds, channels_free=False)
-        self.n_layers = config.blocks
-        self.first_block_conv = SameConv(1, config.channels)
-        self.first_block_bn = nn.BatchNorm1d(config.channels)
-        widths = [config.channels * 2 ** (i // config.double_every) for i in range(config.blocks)]
-        inputs = [config.channels, *widths[:-1]]
+    def make(self, channels: int, blocks: int, halve_every: int, double_every: int) -> None:
+        """Build blocks; time halves at the end of every `halve_every`, channels double each few."""
+        self.n_layers = blocks
+        self.first_block_conv = SameConv(1, channels)
+        self.first_block_bn = nn.BatchNorm1d(channels)
+        widths = [channels * 2 ** (i // double_every) for i in range(blocks)]
+        strides = [STRIDE if (i + 1) % halve_every == 0 else 1 for i in range(blocks)]
         self.basicblock_list = nn.ModuleList(
-            BasicBlock(inputs[i], widths[i], STRIDE if halves else 1, first=i == 0)
-            for i in range(config.blocks)
-            for halves in [i % config.halve_every == config.halve_every - 1]
+            BasicBlock(widths[max(i - 1, 0)], widths[i], strides[i], first=i == 0)
+            for i in range(blocks)
         )
         self.apply(initialise)
 

@@ -5,24 +5,13 @@ ECG-DualNet, whose code is not used here. Pattern: the one-dimensional ResNets o
 classification (Wang et al. 2017, arXiv 1611.06455; Ribeiro et al. 2020, Nature Communications 11).
 """
 
-from dataclasses import dataclass
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from biox.backbones.base import Backbone, InputSpec, Origin, check_windows, configured
+from biox.backbones.base import Backbone, InputSpec, Origin, check_windows
 from biox.backbones.blocks import initialise
 
 KERNEL = 7
-
-
-@dataclass(frozen=True)
-class CNNSize:
-    """Channels double at the start of every `double_every` blocks; time halves in each block."""
-
-    channels: int
-    blocks: int
-    double_every: int
 
 
 def halving(inputs: int, outputs: int) -> nn.Conv1d:
@@ -48,41 +37,21 @@ class ResidualBlock(nn.Module):
 
 
 class PlainCNN(Backbone):
-    """Residual network on z-scored single-lead ECG at 100 Hz; one token for each time step.
+    """Residual network on z-scored single-lead ECG at 100 Hz; one token for each time step."""
 
-    Parameters
-    ----------
-    size : str
-        ``base`` or ``tiny``, both biox's own.
-    n_channels : int, optional
-        Only 1.
-    seconds : float, optional
-        60 by default. No weight depends on it.
-    """
-
-    sizes = {
-        "base": CNNSize(64, 8, double_every=2),
-        "tiny": CNNSize(16, 6, double_every=2),
-    }
-    origin = Origin(
-        repository="biox itself", licence="that of biox", weights="", parameters={}
-    )  # no published weights
+    sizes = {"base": {"channels": 64, "blocks": 8}, "tiny": {"channels": 16, "blocks": 6}}
+    origin = Origin(repository="biox itself", licence="that of biox", weights="", parameters={})
+    channel_counts = (1,)
     default_spec = InputSpec("ecg", 1, 100.0, 60.0, "z-score", "ecg_hubert")
 
-    def __init__(
-        self, size: str = "base", n_channels: int | None = None, seconds: float | None = None
-    ):
-        super().__init__()
-        config = self.sizes[size]
-        self.input_spec = configured(self.default_spec, n_channels, seconds, channels_free=False)
-        self.n_layers = config.blocks
-        self.first_conv = halving(1, config.channels)
-        self.first_bn = nn.BatchNorm1d(config.channels)
-        widths = [config.channels * 2 ** (i // config.double_every) for i in range(config.blocks)]
-        self.blocks = nn.ModuleList(
-            ResidualBlock(inputs, outputs)
-            for inputs, outputs in zip([config.channels, *widths[:-1]], widths, strict=True)
-        )
+    def make(self, channels: int, blocks: int) -> None:
+        """Build blocks; time halves in each, channels double in every second one."""
+        self.n_layers = blocks
+        self.first_conv = halving(1, channels)
+        self.first_bn = nn.BatchNorm1d(channels)
+        widths = [channels * 2 ** (i // 2) for i in range(blocks)]
+        pairs = zip([channels, *widths[:-1]], widths, strict=True)
+        self.blocks = nn.ModuleList(ResidualBlock(*pair) for pair in pairs)
         self.apply(initialise)
 
     def stem(self, x: Tensor) -> Tensor:

@@ -74,9 +74,8 @@ class Pretext(nn.Module):
         # Every token predicts, not only their mean: so the tokens of the last layer, which a bridge
         # has to match one by one, agree on the window.
         predicted = self.regression(last)
-        errors = F.smooth_l1_loss(
-            predicted, targets[:, None].expand_as(predicted), reduction="none"
-        )
+        targets = targets[:, None].expand_as(predicted)
+        errors = F.smooth_l1_loss(predicted, targets, reduction="none")
         parameters = (errors.mean(dim=(0, 1)) * self.weights).sum()
         common = common_energy(last)
         if last.shape[1] != h0.shape[1]:  # convolutional models shorten time
@@ -104,18 +103,15 @@ def pretrain(
 
     Parameters
     ----------
-    backbone : Backbone
     corpora : sequence of KnownWindows
         One for each length of window (or number of channels) the backbone will meet; all with
         the same k parameters.
-    epochs, batch : int
-    lr : float
-        Peak learning rate of AdamW (one-cycle schedule).
+    epochs, batch, lr
+        Of AdamW; `lr` is the peak of a one-cycle schedule.
     mask : float
         Share of stem tokens hidden.
     reconstruction, common : float
         Weights of the reconstruction loss and of `common_energy`; that of the parameter loss is 1.
-    seed : int
     weights : mapping of str to float, optional
         Weight of a parameter among the others, by name; 1 where not named.
 
@@ -191,7 +187,7 @@ class DualMask(NamedTuple):
     intra, inter : float
         Share of the patches hidden in each lead, and of the leads hidden whole; in (0, 1).
     mix : float
-        Probability that a window loses whole leads: 0 intra-lead masks alone, 1 inter-lead alone.
+        Probability that a window loses whole leads.
     """
 
     intra: float
@@ -276,27 +272,23 @@ def pretrain_masked(
 
     Parameters
     ----------
-    model : MaskedModel
     x : Tensor, [n, leads, samples]
         Windows; the first tenth is held out.
-    mask : DualMask
     epochs, batch, lr, warmup, weight_decay
         Of AdamW; `lr` is the peak of `warmup_cosine`.
-    seed : int
-        Of masks and batches. Weights start as they are.
-    device : str
-        On ``cuda`` in mixed precision (bfloat16).
+    seed, device
+        Of masks and batches (weights start as they are); ``cuda``: mixed precision (bfloat16).
     checkpoint : path, optional
         Written after each epoch. If it exists, training goes on from there, to the same weights.
     on_epoch : callable, optional
-        Called with the backbone, in evaluation mode, before training and after each epoch; what it
-        returns is added to the history.
+        Called with the backbone, in evaluation mode, before training and after each epoch.
 
     Returns
     -------
     list of dict
-        One for each epoch, from 0 (before training): ``epoch``, ``train`` (NaN in epoch 0), and
-        ``intra`` and ``inter``, the errors on held-out windows under either mask.
+        One for each epoch, from 0 (before training): ``epoch``, ``train`` (NaN in epoch 0),
+        ``intra`` and ``inter``, the errors on held-out windows under either mask, and what
+        `on_epoch` returned.
 
     Raises
     ------

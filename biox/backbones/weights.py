@@ -71,13 +71,8 @@ class StandIn:
 def save(backbone: Backbone, path: Path | str, dtype: torch.dtype = torch.float32) -> None:
     """Write all parameters and buffers of a backbone to one safetensors file, or nothing.
 
-    Parameters
-    ----------
-    backbone : Backbone
-    path : path
-        Its folder is made if it is absent. An older file is replaced only by a whole new one.
-    dtype : torch.dtype
-        Of the floating-point numbers; float16 halves the file, `load` casts it to float32.
+    An older file is replaced only by a whole new one. `dtype` is that of floating-point numbers:
+    float16 halves the file, and `load` casts it to float32.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,10 +93,8 @@ def load(backbone: Backbone, path: Path | str) -> None:
 
     The file is one of ours (`save`) or as the model's authors publish it. Every key must be there
     with its shape; further keys only where the backbone lists them as unused. Half and double
-    precision become float32. A `resizable` table of other length is adapted by the backbone's
-    `resized`. Common wrappers and prefixes are taken off; a setting in the file that contradicts
-    the backbone (`Backbone.switches`) is an error, one that the file lacks a warning where
-    `Backbone.ambiguous`.
+    precision become float32. Common wrappers and prefixes are taken off. A setting in the file that
+    contradicts the backbone (`Backbone.switches`) is an error; see also `Backbone.ambiguous`.
 
     Raises
     ------
@@ -123,9 +116,9 @@ def load(backbone: Backbone, path: Path | str) -> None:
             )
             problems.append((key, expected, present))
     if problems:
-        key, expected, present = problems[0]
-        more = f" (the first of {len(problems)} differences)" if len(problems) > 1 else ""
-        more += _looks_like(content, found, own) if len(problems) > 1 else ""
+        (key, expected, present), more = problems[0], ""
+        if len(problems) > 1:
+            more = f" (the first of {len(problems)} differences)" + _looks_like(content, found, own)
         raise ValueError(_line(f"{path}: {key}: expected {expected}, found {present}{more}"))
     values = {key: v.float() if v.dtype in CAST else v for key, v in found.items()}
     for key, value in values.items():
@@ -208,11 +201,8 @@ def _contradictions(
     stated = {k: v for k, v in stated.items() if isinstance(v, bool | int | str | np.generic)}
     if backbone.ambiguous and not stated and not ours:
         keys, expected = next(iter(backbone.switches.items()))
-        warnings.warn(
-            f"{path}: the file does not state {keys[-1]}, which no weight shows; {expected} is "
-            "assumed",
-            stacklevel=3,
-        )
+        unstated = f"the file does not state {keys[-1]}, which no weight shows"
+        warnings.warn(f"{path}: {unstated}; {expected} is assumed", stacklevel=3)
     words = {"1": "true", "0": "false"}
     return [
         (".".join(keys), str(backbone.switches[keys]), str(found))

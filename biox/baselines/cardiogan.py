@@ -123,12 +123,8 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Four strided convolutions and a fifth that gives a logit of being real at each place.
 
-    Parameters
-    ----------
-    domain : {"time", "frequency"}
-        Read segments [batch, time] as they are, or the logarithm of their short-time spectrum.
-    width : float
-        Factor of the numbers of filters.
+    In the domain ``time`` they read segments [batch, time], in ``frequency`` the logarithm of their
+    short-time spectrum. `width` multiplies the numbers of filters.
     """
 
     def __init__(self, domain: str, width: float = 1.0):
@@ -170,12 +166,10 @@ class Networks(nn.Module):
     def __init__(self, width: float = 1.0):
         super().__init__()
         self.generators = nn.ModuleDict({side: Generator(width) for side in ("old", "new")})
-        self.discriminators = nn.ModuleDict(
-            {
-                side: nn.ModuleDict({k: Discriminator(k, width) for k in ("time", "frequency")})
-                for side in ("old", "new")
-            }
-        )
+        self.discriminators = nn.ModuleDict()
+        for side in self.generators:
+            both = {k: Discriminator(k, width) for k in ("time", "frequency")}
+            self.discriminators[side] = nn.ModuleDict(both)
 
     @property
     def n_parameters(self) -> int:
@@ -325,12 +319,8 @@ def train_cardiogan(
     """Train all networks; keep the generator to ``old`` of the lowest cycle loss on val.
 
     That loss reads no label and no pair. It measures how much of a signal survives both
-    translations, not how true the one between is.
-
-    Returns
-    -------
-    Networks, DataFrame
-        And ``epoch train val``, cycle losses, one row an epoch; row 0 is before training.
+    translations, not how true the one between is. Returned are the networks and a table ``epoch
+    train val`` of cycle losses; row 0 is before training.
 
     Raises
     ------
@@ -386,17 +376,9 @@ def cardiogan(
     """Train on *pair*, keep the epoch by *val*, translate *test* and classify it, for every seed.
 
     The teacher reads the translated segments side by side, at its rate, z-scored over the window.
-
-    Parameters
-    ----------
-    frozen : FrozenDirection
-    x_new, x_old : mapping
-        Split -> windows [n, 1, samples]; of the old modality only pair and val are read.
-
-    Returns
-    -------
-    list of Result, list of ndarray
-        And what the teacher read [n_test, 1, samples], NaN where training failed; by seed.
+    `x_new` and `x_old` are windows [n, 1, samples] by split; of the old modality only pair and val
+    are read. Returned are, by seed, results and what the teacher read [n_test, 1, samples], NaN
+    where training failed.
     """
     tasks = [partial(_run, frozen, x_new, x_old, seed) for seed in frozen.settings.seeds]
     found = parallel(tasks, n_jobs=-1 if device_of(frozen.settings) == "cpu" else 1)

@@ -159,14 +159,13 @@ def condition(
     signal : Signal
         A whole recording, or one window where the source is conditioned window by window.
     spec : InputSpec
-        What the backbone expects.
     resampling : {"linear", "polyphase", "fourier"}
         ``linear`` is the released code's; the others do not alias. PPG is always ``fourier``.
         Samples move by `MAX_SHIFT` at most.
     marked : sequence of Marked
         Stretches that z-scores leave out, where `signal` is a whole recording.
     z_scored : bool
-        False leaves z-scores to the caller.
+        False leaves z-scores to `biox.data.splits.standardise_stretches`.
 
     Returns
     -------

@@ -110,20 +110,9 @@ def implausible(signal: Signal, modality: str) -> str:
 def checked(signal: Signal, modality: str, where: str, absolute: bool) -> Signal:
     """Let a plausible signal pass; take off a level that a model of volts must not see.
 
-    Parameters
-    ----------
-    signal : Signal
-        As recorded.
-    modality, where : str
-        Where: recording and subject, for the sentence.
-    absolute : bool
-        Whether a model reads volts. One that reads z-scores gets an implausible signal, too, with a
-        warning.
-
-    Raises
-    ------
-    ValueError
-        A model reads volts, and the amplitude is implausible or the level wanders.
+    Where a model reads volts (`absolute`), a ValueError says that the amplitude is implausible or
+    the level wanders; one that reads z-scores gets such a signal, with a warning. `where` is
+    recording and subject, for the sentence.
     """
     text = implausible(signal, modality)
     if text and absolute:
@@ -134,10 +123,7 @@ def checked(signal: Signal, modality: str, where: str, absolute: bool) -> Signal
         return signal
     size, _, level, wander = amplitude(signal)
     least = MAX_LEVEL / VOLTS[signal.unit]
-    wild, off = (
-        wander > np.maximum(MAX_WANDER * size, least),
-        np.abs(level) > np.maximum(size, least),
-    )
+    wild, off = wander > np.maximum(MAX_WANDER * size, least), abs(level) > np.maximum(size, least)
     if wild.any():
         i = int(np.argmax(wild))
         raise ValueError(
@@ -203,32 +189,20 @@ def bad_windows(
     more than `MAX_FLAT` of its samples in long runs of one value or more than `MAX_CLIPPED` at its
     own minimum or maximum, shows a code for 'no value' for long, or is an ECG in volts too weak to
     hold heart beats; or if it touches a marked stretch. Judged on the raw samples, since filters
-    spread a gap.
-
-    Parameters
-    ----------
-    signals : mapping of str to Signal
-        By modality, as recorded.
-    starts : sequence of float
-        Starts of the windows in seconds.
-    seconds : float
-        Length of the windows.
-    marked : sequence of Marked
+    spread a gap. `signals` are by modality; `starts` and `seconds` are those of the windows.
     """
     reasons, starts = [""] * len(starts), np.asarray(starts)
     for start, stop, why in marked:
         for i in np.flatnonzero((starts < stop) & (starts + seconds > start)):
             reasons[i] = why
-    in_runs = {modality: _in_long_runs(signal) for modality, signal in signals.items()}
-    no_value = {modality: np.isin(x.values, ENDS) for modality, x in signals.items()}
-    for modality, runs in in_runs.items():
-        no_value[modality][runs] |= np.isin(signals[modality].values[runs], NO_VALUE)
-    for i, start in enumerate(starts):
-        for modality, signal in signals.items():
+    for modality, signal in signals.items():
+        in_runs, no_value = _in_long_runs(signal), np.isin(signal.values, ENDS)
+        no_value[in_runs] |= np.isin(signal.values[in_runs], NO_VALUE)
+        for i, start in enumerate(starts):
             first = round(start * signal.rate)
             inside = np.s_[:, first : first + round(seconds * signal.rate)]
-            runs = in_runs[modality][inside], no_value[modality][inside]
-            reasons[i] = reasons[i] or _reason(signal.values[inside], *runs, modality, signal)
+            window = signal.values[inside], in_runs[inside], no_value[inside]
+            reasons[i] = reasons[i] or _reason(*window, modality, signal)
     return reasons
 
 
@@ -249,13 +223,10 @@ def _reason(
     def first(bad: np.ndarray, what: str) -> str:
         return f"{modality} {signal.channels[int(np.argmax(bad))]} {what}" if bad.any() else ""
 
-    finite = np.isfinite(window).all(axis=1)
-    if not finite.all():
-        return first(~finite, "not finite")
     low, high = window.min(axis=1, keepdims=True), window.max(axis=1, keepdims=True)
-    flat = (low == high)[:, 0]
-    if flat.any():
-        return first(flat, "constant")
+    broken = ~np.isfinite(window).all(axis=1)
+    if broken.any() or (low == high).any():
+        return first(broken, "not finite") or first((low == high)[:, 0], "constant")
     share = np.maximum((window == low).mean(axis=1), (window == high).mean(axis=1))
     weak = np.zeros(len(window), dtype=bool)
     if modality == "ecg" and signal.unit in VOLTS:

@@ -53,12 +53,10 @@ def cut_dataset(
 
     Parameters
     ----------
-    name : str
-        Key of the data set in params.yaml.
-    dataset : biox.config.Dataset
-        Its entry there.
+    name, dataset : str and biox.config.Dataset
+        Key of the data set in params.yaml, and its entry there.
     specs : mapping of str to InputSpec
-        By backbone key, what the backbone expects; see `biox.data.windows.cut`.
+        See `biox.data.windows.cut`.
     folder : path, optional
         The raw files, where they are not in ``dataset.folder``.
 
@@ -72,68 +70,38 @@ def cut_dataset(
     FileNotFoundError
         A subject is not in the folder.
     ValueError
-        What the reader or `cut` objects to, a class missing from a split, a subject or the same
-        samples in two splits.
+        What the reader or `cut` objects to, a subject named twice, a class missing from a split,
+        the same samples in two splits.
     """
-    by_stretch = dataset.condition_per == "stretch"
-    common = dict(
-        reader=reader_named(dataset.reader or name),
-        folder=folder or dataset.folder,
-        specs=specs,
-        seconds=dataset.seconds,
-        step=dataset.step,
-        per_window=dataset.condition_per == "window",
-        resampling=dataset.resampling,
-        source=source_of(name, dataset),
-        **dataset.reader_options(),
-    )
-    if dataset.protocol == "by_subject":  # a recording is a stretch of one split
-        return make_splits(splits=dataset.splits, **common)
+    by_subject, by_stretch = dataset.protocol == "by_subject", dataset.condition_per == "stretch"
     digests: Digests = {}
-    windows = read_windows(
-        subjects=dataset.splits["all"], keep_unlabelled=False, z_scored=not by_stretch,
-        digests=digests, **common,
-    )  # fmt: skip
-    split = {"shuffled_windows": shuffle_split, "blocked_windows": blocked_split}[dataset.protocol]
-    parts = split(windows, PUBLISHED_FRACTIONS, seed=0)
-    _check_classes(parts)
-    _check_samples(parts, digests)
-    return standardise_stretches(parts) if by_stretch else parts
-
-
-def make_splits(
-    reader: ModuleType,
-    folder: Path | str,
-    specs: Mapping[str, InputSpec],
-    seconds: float,
-    step: float,
-    splits: Mapping[str, Sequence[str]],
-    **options,
-) -> dict[str, Windows]:
-    """Windows of each split, by subject; `splits` names the subjects of each.
-
-    Windows without a label are kept only in ``pair``. For `options` see `read_windows`.
-
-    Raises
-    ------
-    ValueError
-        A subject or the same samples are in two splits, or what `read_windows` objects to.
-    """
-    everyone = [_plain(subject) for subjects in splits.values() for subject in subjects]
-    twice = sorted({name for name in everyone if everyone.count(name) > 1})
-    if twice:
-        raise ValueError(f"splits: expected each subject once, found {', '.join(twice)} again")
-    digests: Digests = {}
-    parts = {
-        split: read_windows(
-            reader, folder, subjects, specs, seconds, step,
-            keep_unlabelled=split == UNLABELLED_SPLIT, digests=digests, **options,
+    parts = {}
+    for part, subjects in dataset.splits.items():
+        plain = [_plain(subject) for subject in subjects]
+        twice = sorted({name for name in plain if plain.count(name) > 1})
+        if twice:
+            raise ValueError(f"splits: expected each subject once, found {', '.join(twice)} again")
+        parts[part] = read_windows(
+            reader_named(dataset.reader or name),
+            folder or dataset.folder,
+            subjects,
+            specs,
+            dataset.seconds,
+            dataset.step,
+            per_window=dataset.condition_per == "window",
+            keep_unlabelled=part == UNLABELLED_SPLIT,
+            resampling=dataset.resampling,
+            z_scored=by_subject or not by_stretch,  # by subject, a recording is in one split
+            digests=digests,
+            source=source_of(name, dataset),
+            **dataset.reader_options(),
         )
-        for split, subjects in splits.items()
-    }  # fmt: skip
+    if not by_subject:
+        split = shuffle_split if dataset.protocol == "shuffled_windows" else blocked_split
+        parts = split(parts["all"], PUBLISHED_FRACTIONS, seed=0)
     _check_classes(parts)
     _check_samples(parts, digests)
-    return parts
+    return standardise_stretches(parts) if by_stretch and not by_subject else parts
 
 
 def read_windows(
@@ -155,25 +123,16 @@ def read_windows(
     `reader` is a module of `biox.data.readers`; `options` go to its ``read``: ``source``, and what
     it takes beyond. `digests`, if given, gets a digest of each window's raw samples. The other
     parameters are those of `biox.data.windows.cut`. Blanks around subjects' names do not count, nor
-    does case.
-
-    Raises
-    ------
-    FileNotFoundError
-        A subject is not in the folder.
-    ValueError
-        What the reader or `cut` objects to.
+    does case. FileNotFoundError if a subject is not in the folder.
     """
     known = reader.subjects(folder)
     found = {_plain(name): name for name in known}
     absent = [name for name in subjects if _plain(name) not in found]
     if absent:
-        about = reader.ABOUT
+        about, more = reader.ABOUT, ", ..." if len(known) > 5 else ""
         raise FileNotFoundError(
             f"{folder}: expected files of {', '.join(absent)} of '{about.title}' "
-            f"({about.database}), licence {about.licence}; found {', '.join(known[:5])}"
-            + ", ..."
-            * (len(known) > 5)
+            f"({about.database}), licence {about.licence}; found {', '.join(known[:5])}{more}"
         )
     classes = options.get("classes", reader.CLASSES)
     parts = []
@@ -259,12 +218,8 @@ def blocked_split(
 
     Each recording is cut into `n_blocks` stretches, which are shuffled and split in proportion
     to `fractions`. Where two splits meet, the windows of the earlier stretch that reach into the
-    later one are dropped, so that `overlap` is zero.
-
-    Raises
-    ------
-    ValueError
-        A recording has fewer windows than blocks.
+    later one are dropped, so that `overlap` is zero. ValueError where a recording has fewer windows
+    than blocks.
     """
     rng, owner = np.random.default_rng(seed), np.full(len(windows), -1)
     order = _time_order(windows)
@@ -274,8 +229,8 @@ def blocked_split(
             raise ValueError(
                 f"blocked_split: expected at least {n_blocks} windows in {name}, found {len(rows)}"
             )
-        pieces = np.split(rng.permutation(n_blocks), _bounds(fractions, n_blocks))
         of_block = np.empty(n_blocks, dtype=int)
+        pieces = np.split(rng.permutation(n_blocks), _bounds(fractions, n_blocks))
         for i, blocks in enumerate(pieces):
             of_block[blocks] = i
         split_of = of_block[np.arange(len(rows)) * n_blocks // len(rows)]

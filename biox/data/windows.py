@@ -10,7 +10,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,9 +43,8 @@ class Signal:
     rate : float
         Sampling rate in Hz.
     unit : str
-        Unit of the values, such as ``"mV"``, or ``"a.u."`` where the source states none.
+        Such as ``"mV"``, or ``"a.u."`` where the source states none.
     channels : tuple of str
-        Channel names in the order of the rows.
     """
 
     values: np.ndarray
@@ -77,7 +76,7 @@ class Recording:
         ``label(start, stop)`` is the class index of the window [start, stop) in seconds, or
         `UNLABELLED`.
     source : str
-        Where it comes from, in words that figures and tables repeat: ``simulated``, ``BIDMC``, ...
+        In words that figures and tables repeat: ``simulated``, ``BIDMC``, ...
     marked : sequence of Marked
         Pauses and stretches that the source calls bad. Their samples are there, as NaN.
     """
@@ -97,10 +96,7 @@ class Recording:
     def aligned(self, modalities: Iterable[str]) -> dict[str, Signal]:
         """The modalities asked for, cut to the length that all of them cover.
 
-        Raises
-        ------
-        ValueError
-            A modality is missing, or lengths differ by more than `MAX_MISMATCH`.
+        ValueError if one is missing, or lengths differ by more than `MAX_MISMATCH`.
         """
         missing = sorted(set(modalities) - set(self.signals))
         if missing:
@@ -139,14 +135,12 @@ class Windows:
     rates, units, channels : mapping
         By backbone key: sampling rate in Hz, unit, channel names.
     labels : ndarray of int64, [n]
-        Class index, or `UNLABELLED`.
+        Index in `classes`, or `UNLABELLED`.
     subjects, recordings : ndarray of str, [n]
     starts : ndarray of float64, [n]
         Start of the window in its recording, in seconds.
-    classes : tuple of str
-        Names of the classes, in the order of their indices.
-    source : str
-        Which data this is: ``simulated``, ``BIDMC``, ...
+    classes, source
+        See `Recording`.
     """
 
     signals: Mapping[str, np.ndarray]
@@ -158,20 +152,15 @@ class Windows:
     recordings: np.ndarray
     starts: np.ndarray
     classes: tuple[str, ...]
-    source: str = field(default="unknown")
+    source: str = "unknown"
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __post_init__(self):
-        sizes = {name: len(x) for name, x in self.signals.items()}
-        sizes |= {name: len(getattr(self, name)) for name in ("subjects", "recordings", "starts")}
-        wrong = {name: size for name, size in sizes.items() if size != len(self.labels)}
-        if wrong:
-            raise ValueError(f"windows: expected {len(self.labels)} of each, found {wrong}")
-        bad = sorted(set(np.unique(self.labels).tolist()) - {UNLABELLED, *range(len(self.classes))})
-        if bad:
-            raise ValueError(f"windows: expected labels of the classes {self.classes}, found {bad}")
+        arrays = (*self.signals.values(), *(getattr(self, name) for name in _PER_WINDOW))
+        assert {len(x) for x in arrays} == {len(self.labels)}
+        assert set(self.labels.tolist()) <= {UNLABELLED, *range(len(self.classes))}
 
     def select(self, keep: np.ndarray) -> Windows:
         """The windows picked by a boolean mask or an index array, in that order."""
@@ -203,12 +192,8 @@ class Windows:
     def load(cls, path: Path | str, keys: Sequence[str] | None = None) -> Windows:
         """Read windows back, all signals or only those named.
 
-        Raises
-        ------
-        FileNotFoundError
-            The file is absent.
-        ValueError
-            The file is no file of windows, is cut short, or lacks a signal.
+        FileNotFoundError if the file is absent, ValueError if it is cut short, foreign, or lacks
+        a signal.
         """
         path = Path(path)
         if not path.is_file():
@@ -216,18 +201,19 @@ class Windows:
         try:
             with safe_open(path, "np") as file:
                 header = json.loads((file.metadata() or {})["windows"])
-                known = sorted(header["rates"])
-                names = list(header["rates"] if keys is None else keys)
-                if set(names) <= set(known):
-                    signals = {name: file.get_tensor(f"signal.{name}") for name in names}
+                known = header["rates"]
+                names = list(known if keys is None else keys)
+                signals = {
+                    name: file.get_tensor(f"signal.{name}") for name in names if name in known
+                }
                 labels, starts = file.get_tensor("labels"), file.get_tensor("starts")
         except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(
                 f"{path}: expected a whole file of windows, "
                 f"found a foreign or truncated one ({error})"
             ) from None
-        if not set(names) <= set(known):
-            raise ValueError(f"{path}: expected signals {sorted(names)}, found {known}")
+        if len(signals) < len(names):
+            raise ValueError(f"{path}: expected signals {sorted(names)}, found {sorted(known)}")
         return cls(
             signals=signals,
             rates={name: header["rates"][name] for name in names},
@@ -246,21 +232,10 @@ _PER_WINDOW = ("labels", "subjects", "recordings", "starts")
 
 
 def concatenate(parts: Sequence[Windows]) -> Windows:
-    """Join windows of several recordings.
-
-    Raises
-    ------
-    ValueError
-        Parts that differ in rates, units, channels, classes or source.
-    """
+    """Join windows of several recordings, alike in rates, units, channels, classes and source."""
     first = parts[0]
-    for part in parts[1:]:
-        for name in ("rates", "units", "channels", "classes", "source"):
-            if getattr(part, name) != getattr(first, name):
-                raise ValueError(
-                    f"concatenate: expected {name} {getattr(first, name)} throughout, "
-                    f"found {getattr(part, name)} in {part.recordings[:1].tolist()}"
-                )
+    for name in ("rates", "units", "channels", "classes", "source"):
+        assert all(getattr(part, name) == getattr(first, name) for part in parts), name
     rows = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _PER_WINDOW}
     signals = {key: np.concatenate([part.signals[key] for part in parts]) for key in first.signals}
     return replace(first, signals=signals, **rows)
@@ -299,18 +274,15 @@ def cut(
         recording (WESAD, FOG).
     keep_unlabelled : bool
         Keep windows without a label; they serve as unlabelled pairs.
-    resampling : str
+    resampling, z_scored
         See `biox.data.conditioning.condition`.
-    z_scored : bool
-        False leaves z-scores to `biox.data.splits.standardise_stretches`.
 
     Raises
     ------
     ValueError
-        A modality is missing or cannot be conditioned (wrong channels, unknown unit), an amplitude
-        is none of its modality where the model reads volts, lengths
-        differ by more than a second, the recording is shorter than a window, or none of its windows
-        is sound. The message names recording and subject.
+        A modality is missing or cannot be conditioned (see `condition`), an amplitude is none of
+        its modality where the model reads volts, lengths differ by more than a second, the
+        recording is shorter than a window, or none of its windows is sound.
     """
     signals = recording.aligned(dict.fromkeys(spec.modality for spec in specs.values()))
     for spec in specs.values():
@@ -334,13 +306,12 @@ def cut(
         for key, spec in specs.items():
             signal = signals[spec.modality]
             if per_window:
-                pieces = _slices(signal, signal.rate, starts, seconds)
+                pieces = _slices(signal, starts, seconds)
                 pieces = [condition(_without_gaps(piece), spec, resampling) for piece in pieces]
             else:
-                whole = condition(
-                    _without_gaps(signal), spec, resampling, recording.marked, z_scored
-                )
-                pieces = _slices(whole, spec.rate, starts, seconds)
+                whole = _without_gaps(signal)
+                whole = condition(whole, spec, resampling, recording.marked, z_scored)
+                pieces = _slices(whole, starts, seconds)
             values = [piece.values[:, : spec.samples].astype(np.float32) for piece in pieces]
             arrays[key] = np.array(values).reshape(len(starts), spec.channels, spec.samples)
     except ValueError as error:
@@ -363,33 +334,29 @@ def _sound_starts(
     recording: Recording, signals: Mapping[str, Signal], seconds: float, step: float
 ) -> np.ndarray:
     """Starts of the windows that fit into the recording and that no reason speaks against."""
-    duration = min(signal.seconds for signal in signals.values())
+    name, duration = recording.name, min(signal.seconds for signal in signals.values())
     n = int(np.floor((duration - seconds) / step + 1e-6)) + 1
     if n < 1:
-        raise ValueError(
-            f"{recording.name}: expected at least one window of {seconds:g} s, "
-            f"found a recording of {duration:.2f} s"
-        )
+        expected = f"at least one window of {seconds:g} s"
+        raise ValueError(f"{name}: expected {expected}, found a recording of {duration:.2f} s")
     starts = np.arange(n) * step
     reasons = bad_windows(signals, starts, seconds, recording.marked)
     counts = Counter(reason for reason in reasons if reason)
-    why = ", ".join(f"{n} {reason}" for reason, n in counts.most_common())
-    n_bad = sum(counts.values())
-    if n_bad == len(starts):
-        raise ValueError(
-            f"{recording.name} of {recording.subject}: expected sound signals, "
-            f"found all {n_bad} windows bad ({why})"
-        )
+    why = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
+    n_bad = counts.total()
+    if n_bad == n:
+        where = f"{name} of {recording.subject}"
+        raise ValueError(f"{where}: expected sound signals, found all {n} windows bad ({why})")
     if n_bad:
-        log.warning("%s: dropped %d of %d windows: %s", recording.name, n_bad, len(starts), why)
+        log.warning("%s: dropped %d of %d windows: %s", name, n_bad, n, why)
     return starts[[not reason for reason in reasons]]
 
 
-def _slices(signal: Signal, rate: float, starts: np.ndarray, seconds: float) -> list[Signal]:
-    """Stretches of a signal of `rate` Hz."""
-    n = int(np.ceil(seconds * rate - 1e-6))  # a part of a sample more, where rates are no integers
+def _slices(signal: Signal, starts: np.ndarray, seconds: float) -> list[Signal]:
+    """Stretches of a signal; a part of a sample more, where rates are no integers."""
+    n = int(np.ceil(seconds * signal.rate - 1e-6))
     # rounding may place the last window one sample too far
-    firsts = [min(round(start * rate), signal.values.shape[1] - n) for start in starts]
+    firsts = [min(round(start * signal.rate), signal.values.shape[1] - n) for start in starts]
     return [replace(signal, values=signal.values[:, first : first + n]) for first in firsts]
 
 

@@ -4,9 +4,15 @@ A reader is a module with ``CLASSES`` (names of the classes, in the order of the
 ``ABOUT`` (an `Origin`), ``subjects(folder) -> list of str`` and
 ``read(folder, subject, source=...) -> list of Recording``. To add a data set, add a file here; the
 entry of the data set in params.yaml names it.
+
+``read`` raises FileNotFoundError where a file is absent, and ValueError, in one sentence that names
+the file, what was expected and what was found, where one is damaged, foreign, or contradicts itself
+or its data set: channels, rates, units, lengths, labels.
 """
 
 import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -55,6 +61,19 @@ class Origin:
             f"licence {self.licence}; found {found}"
         )
 
+    def present(self, folder: Path | str, names: Iterable[str]) -> list[str]:
+        """Subjects found in `folder`, S2 before S10; the error of `missing` if there are none."""
+        found = sorted(names, key=natural)
+        if not found:
+            raise self.missing(folder)
+        return found
+
+    def file(self, path: Path) -> Path:
+        """The path of a file that is there; else the error of `missing`."""
+        if not path.is_file():
+            raise self.missing(path.parent)
+        return path
+
 
 def reader_names() -> list[str]:
     """Names of all readers."""
@@ -72,6 +91,18 @@ def reader_named(name: str) -> ModuleType:
     if name not in reader_names():
         raise ValueError(f"reader: expected one of {', '.join(reader_names())}, found {name!r}")
     return import_module(f"{__name__}.{name}")
+
+
+@contextmanager
+def whole(path: Path, kind: str) -> Iterator[None]:
+    """Whatever fails inside (a damaged file may fail in any way) becomes one sentence."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(
+            f"{path}: expected a whole {kind}, found a truncated or foreign one ({reason})"
+        ) from None
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:

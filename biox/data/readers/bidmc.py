@@ -7,13 +7,12 @@ have ``bidmc_NN_Numerics.csv``, the monitor's numbers at 1 Hz. A patient may hav
 """
 
 import re
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from biox.data.readers import Origin, inside, natural
+from biox.data.readers import Origin, inside, natural, whole
 from biox.data.readers.files import read_file
 from biox.data.readers.labels import mean_above
 from biox.data.windows import Recording, Signal
@@ -50,15 +49,7 @@ def subjects(folder: Path | str) -> list[str]:
 
 
 def read(folder: Path | str, subject: str, source: str = "BIDMC") -> list[Recording]:
-    """Read all records of a patient: ``ecg`` (lead II) and ``ppg``, both [1, n] at 125 Hz.
-
-    Raises
-    ------
-    FileNotFoundError
-        The patient is not in the folder, or a record lacks a file.
-    ValueError
-        A file is damaged, lacks a channel, or is shorter than the monitor's numerics.
-    """
+    """Read all records of a patient: ``ecg`` (lead II) and ``ppg``, both [1, n] at 125 Hz."""
     records = _records(folder)
     if subject not in records:
         raise FileNotFoundError(
@@ -111,15 +102,8 @@ def _recording(base: Path, name: str, subject: str, source: str) -> Recording:
 
 def _table(path: Path, columns: list[str]) -> pd.DataFrame:
     """Columns of a CSV file whose header names are padded with blanks."""
-    if not path.is_file():
-        raise ABOUT.missing(path.parent)
-    try:
+    with whole(ABOUT.file(path), "CSV file"):
         table = pd.read_csv(path, skipinitialspace=True).rename(columns=str.strip)
-    except (ValueError, EOFError, OSError, zlib.error) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"{path}: expected a whole CSV file, found a truncated or foreign one ({reason})"
-        ) from None
     wrong = [c for c in columns if c not in table or table[c].dtype.kind not in "fiu"]
     if wrong:
         raise ValueError(

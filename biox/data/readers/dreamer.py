@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from biox.data.readers import Origin, inside
+from biox.data.readers import Origin, inside, whole
 from biox.data.readers.labels import constant
 from biox.data.windows import UNLABELLED, Recording, Signal
 
@@ -75,24 +75,13 @@ def read(
 
     Parameters
     ----------
-    folder, subject, source
-    target : {"valence", "arousal", "dominance"}
-        The rating that labels the clips.
+    target, threshold : {"valence", "arousal", "dominance"} and float
+        The rating that labels the clips; ratings above the threshold are ``high``.
     channels : mapping of str to sequence of str, optional
         Channels to keep by modality, such as ``{"ecg": ["ECG 1"]}`` for a model of one lead; all of
         a modality that is not named.
-    threshold : float
-        Ratings above it are ``high``.
     baselines : bool
         Also return what was recorded before each clip, unlabelled, as ``subject1_clip1_baseline``.
-
-    Raises
-    ------
-    FileNotFoundError
-        ``DREAMER.mat`` is absent, or has no such subject.
-    ValueError
-        A foreign or damaged file, electrodes other than the 14 of the headset, a rate that is no
-        number, a score that is no whole number from 1 to 5, an unknown channel.
     """
     path, header, people = _people(folder)
     if subject not in subjects(folder):
@@ -161,9 +150,7 @@ def _rate(path: Path, header: Mapping[str, np.ndarray], modality: str) -> float:
 
 def _people(folder: Path | str) -> tuple[Path, dict[str, np.ndarray], list]:
     """The file, the fields beside its data, and MATLAB's structs of all subjects."""
-    path = inside(folder, "DREAMER") / "DREAMER.mat"
-    if not path.is_file():
-        raise ABOUT.missing(folder)
+    path = ABOUT.file(inside(folder, "DREAMER") / "DREAMER.mat")
     return path, *_load(path, path.stat().st_mtime_ns)
 
 
@@ -172,16 +159,11 @@ def _load(path: Path, changed: int) -> tuple[dict[str, np.ndarray], list]:
     """Read once for all subjects, because MATLAB v5 has no parts; again if the file changed."""
     from scipy.io import loadmat
 
-    try:
+    with whole(path, "MATLAB v5 file with DREAMER.Data"):
         content = loadmat(path, variable_names=["DREAMER"], struct_as_record=False)
-        whole = content["DREAMER"][0, 0]
-        fields = {name: getattr(whole, name) for name in whole._fieldnames if name != "Data"}
-        return fields, [cell[0, 0] for cell in whole.Data.reshape(-1)]
-    except Exception as error:  # a damaged file may fail in any way
-        raise ValueError(
-            f"{path}: expected a whole MATLAB v5 file with DREAMER.Data, found a truncated or "
-            f"foreign one ({type(error).__name__}: {error})"
-        ) from None
+        top = content["DREAMER"][0, 0]
+        fields = {name: getattr(top, name) for name in top._fieldnames if name != "Data"}
+        return fields, [cell[0, 0] for cell in top.Data.reshape(-1)]
 
 
 def _clip(where: str, i: int, values: np.ndarray, n_channels: int) -> np.ndarray:

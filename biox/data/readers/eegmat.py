@@ -9,7 +9,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from biox.data.readers import Origin, natural
+from biox.data.readers import Origin
 from biox.data.readers.files import read_file
 from biox.data.readers.labels import constant
 from biox.data.windows import Recording
@@ -40,22 +40,11 @@ def subjects(folder: Path | str) -> list[str]:
     folder = Path(folder)
     matches = [re.fullmatch(r"(Subject\d+)_1\.edf", path.name) for path in folder.glob("*.edf")]
     names = [match[1] for match in matches if match]
-    names = [name for name in names if (folder / f"{name}_2.edf").is_file()]
-    if not names:
-        raise ABOUT.missing(folder)
-    return sorted(names, key=natural)
+    return ABOUT.present(folder, [n for n in names if (folder / f"{n}_2.edf").is_file()])
 
 
 def read(folder: Path | str, subject: str, source: str = "EEGMAT") -> list[Recording]:
-    """Rest and arithmetic of a subject: ``eeg`` [6, n] in uV and ``ecg`` [1, n] in mV.
-
-    Raises
-    ------
-    FileNotFoundError
-        One of the two files is absent.
-    ValueError
-        A file is damaged, lacks a channel, or states a unit that is no voltage.
-    """
+    """Rest and arithmetic of a subject: ``eeg`` [6, n] in uV and ``ecg`` [1, n] in mV."""
     return [
         _recording(Path(folder) / f"{subject}_{part}.edf", subject, label, source)
         for label, part in enumerate(("1", "2"))
@@ -63,9 +52,7 @@ def read(folder: Path | str, subject: str, source: str = "EEGMAT") -> list[Recor
 
 
 def _recording(path: Path, subject: str, label: int, source: str) -> Recording:
-    if not path.is_file():
-        raise ABOUT.missing(path.parent)
-    signals, marked, _ = read_file(path, CHANNELS)
+    signals, marked, _ = read_file(ABOUT.file(path), CHANNELS)
     found = {modality: signal.unit for modality, signal in signals.items()}
     if found != UNITS:
         raise ValueError(f"{path}: expected voltages, found the units {found}")

@@ -55,6 +55,8 @@ def read_file(
     """Read one file: a WFDB record (``.hea``) or anything that MNE reads.
 
     `channels` are those of each modality, as the file names them or by their numbers in it, from 1.
+    A file that is damaged or foreign, contradicts itself, lacks a channel or marks it as bad gives
+    a ValueError.
 
     Returns
     -------
@@ -64,13 +66,6 @@ def read_file(
         Pauses, and stretches that the file marks as bad.
     begins : float
         Seconds on the file's own clock at the first sample; 0 for most files.
-
-    Raises
-    ------
-    FileNotFoundError
-        The file is absent.
-    ValueError
-        It is damaged or foreign, contradicts itself, lacks a channel, or marks it as bad.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected a recording, found nothing")

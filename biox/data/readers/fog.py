@@ -62,22 +62,11 @@ def subjects(folder: Path | str) -> list[str]:
     base = inside(folder, "FilteredData")
     names = [path.name for path in base.iterdir() if path.is_dir()] if base.is_dir() else []
     names = [name for name in names if name.isdigit() and any(_files(base / name))]
-    if not names:
-        raise ABOUT.missing(folder)
-    return sorted(names, key=natural)
+    return ABOUT.present(folder, names)
 
 
 def read(folder: Path | str, subject: str, source: str = "FOG") -> list[Recording]:
-    """All tasks of a patient: ``eeg`` [6, n] in uV and ``emg`` [3, n], both at 500 Hz.
-
-    Raises
-    ------
-    FileNotFoundError
-        The patient has no files.
-    ValueError
-        A patient whose EMG columns are unknown, or a file that is foreign, cut short, or holds
-        labels other than 0 and 1.
-    """
+    """All tasks of a patient: ``eeg`` [6, n] in uV and ``emg`` [3, n], both at 500 Hz."""
     base = inside(folder, "FilteredData")
     paths = sorted(_files(base / subject), key=lambda path: natural(str(path)))
     if not paths:

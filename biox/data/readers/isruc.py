@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from biox.data.readers import Origin, natural
+from biox.data.readers import Origin, whole
 from biox.data.readers.labels import majority
 from biox.data.windows import Recording, Signal
 
@@ -43,10 +43,7 @@ def subjects(folder: Path | str) -> list[str]:
     """Numbers of the subjects as text, 2 before 10."""
     paths = (Path(folder) / "ExtractedChannels").glob("subject*.mat")
     matches = [re.fullmatch(r"subject(\d+)\.mat", path.name) for path in paths]
-    names = [match[1] for match in matches if match]
-    if not names:
-        raise ABOUT.missing(folder)
-    return sorted(names, key=natural)
+    return ABOUT.present(folder, [match[1] for match in matches if match])
 
 
 def read(folder: Path | str, subject: str, source: str = "ISRUC") -> list[Recording]:
@@ -54,20 +51,9 @@ def read(folder: Path | str, subject: str, source: str = "ISRUC") -> list[Record
 
     The epochs follow each other in time; windows of 30 s every 30 s are the epochs. The source
     states no unit for the ECG.
-
-    Raises
-    ------
-    FileNotFoundError
-        The subject's .mat or stage file is absent.
-    ValueError
-        A channel is missing or not [epochs, 6000], the number of stages does not fit the number of
-        epochs, or a stage is unknown.
     """
-    path = Path(folder) / "ExtractedChannels" / f"subject{subject}.mat"
-    text = Path(folder) / "RawData" / subject / f"{subject}_1.txt"
-    for file in (path, text):
-        if not file.is_file():
-            raise ABOUT.missing(file.parent)
+    path = ABOUT.file(Path(folder) / "ExtractedChannels" / f"subject{subject}.mat")
+    text = ABOUT.file(Path(folder) / "RawData" / subject / f"{subject}_1.txt")
     epochs = _epochs(path)
     stages = _stages(text, len(epochs[ECG_CHANNEL]))
     eeg = np.stack([epochs[name].reshape(-1) for name in EEG_CHANNELS])
@@ -84,13 +70,8 @@ def _epochs(path: Path) -> dict[str, np.ndarray]:
     from scipy.io import loadmat
 
     names = [*EEG_CHANNELS, ECG_CHANNEL]
-    try:
+    with whole(path, "MATLAB v5 file"):
         content = loadmat(path, variable_names=names)
-    except Exception as error:  # a damaged file may fail in any way
-        kind = type(error).__name__
-        raise ValueError(
-            f"{path}: expected a whole MATLAB v5 file, found a truncated or foreign one ({kind})"
-        ) from None
     missing = [name for name in names if name not in content]
     if missing:
         raise ValueError(f"{path}: expected the channels {names}, found none of {missing}")

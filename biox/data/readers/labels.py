@@ -23,16 +23,10 @@ def constant(label: int) -> Label:
 def majority(
     starts: Sequence[float], stops: Sequence[float], labels: Sequence[int], purity: float
 ) -> Label:
-    """The class that covers at least the share `purity` of a window.
+    """The class that covers at least the share `purity`, in (0.5, 1], of a window.
 
-    Parameters
-    ----------
-    starts, stops : sequence of float
-        Segments in seconds, in order of time and without overlap.
-    labels : sequence of int
-        Class index of each segment; `UNLABELLED` segments count against every class.
-    purity : float
-        In (0.5, 1]; above one half so that the class is unique.
+    `starts` and `stops` are segments in seconds, in order of time and without overlap; `labels`
+    their class indices. `UNLABELLED` segments count against every class.
     """
     starts, stops = np.asarray(starts, dtype=float), np.asarray(stops, dtype=float)
     labels = np.asarray(labels, dtype=int)
@@ -55,17 +49,10 @@ def majority(
 def sample_track(
     track: np.ndarray, rate: float, classes: Mapping[int, int], purity: float
 ) -> Label:
-    """The class of a window from a track that holds one code per sample.
+    """The class of a window from a track [samples] that holds one code per sample, at `rate` Hz.
 
-    Parameters
-    ----------
-    track : ndarray of int, [samples]
-    rate : float
-        Samples of the track per second.
-    classes : mapping of int to int
-        Class index of each code; codes that are not named leave their samples unlabelled.
-    purity : float
-        Share of the window that one class must cover, see `majority`.
+    `classes` has the class index of each code; codes that it does not name leave their samples
+    unlabelled. For `purity` see `majority`.
     """
     edges = np.concatenate([[0], np.flatnonzero(np.diff(track)) + 1, [len(track)]]).astype(int)
     kinds = [classes.get(int(track[edge]), UNLABELLED) for edge in edges[:-1]]

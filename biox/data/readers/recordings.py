@@ -80,7 +80,6 @@ def read(
 
     Parameters
     ----------
-    folder, subject, source
     channels : mapping of str to sequence of str or int
         Channels of each modality, as the files name them or by number, in the wanted order. None:
         those whose names or types say what they are.
@@ -89,24 +88,21 @@ def read(
 
     Raises
     ------
-    FileNotFoundError
-        ``labels.csv`` or a file it names is absent.
     ValueError
-        A damaged file, a missing or bad channel, a label outside `classes`, segments that overlap,
-        are no stretch of time, begin after the file's end or are on another clock.
+        Beside what all readers refuse: a label outside `classes`, or segments that overlap, are no
+        stretch of time, begin after the file's end or are on another clock.
     """
     table = _table(folder)
     chosen = table[table["subject"].str.casefold() == subject.strip().casefold()]
     if chosen.empty:
         raise FileNotFoundError(f"{folder}: expected files of subject {subject}, found none")
-    recordings = []
+    recordings, table_path = [], Path(folder) / "labels.csv"
     for name in sorted(set(chosen["file"]), key=natural):
-        path, table_path = Path(folder) / name, Path(folder) / "labels.csv"
+        path, rows = Path(folder) / name, chosen[chosen["file"] == name]
         signals, marked, begins = read_file(path, channels or known_channels(path))
         seconds = min(signal.seconds for signal in signals.values())
-        rows = chosen[chosen["file"] == name]
         _check_clock(table_path, rows, seconds, begins)
-        label = _label(table_path, rows, tuple(classes), seconds)
+        label = _label(table_path, rows, classes, seconds)
         recordings.append(Recording(subject, name, signals, label, source, marked))
     return recordings
 
@@ -116,9 +112,7 @@ def read(
 
 def _table(folder: Path | str) -> pd.DataFrame:
     """``labels.csv``, indexed by the row of the file; the header is row 1."""
-    path = Path(folder) / "labels.csv"
-    if not path.is_file():
-        raise ABOUT.missing(folder)
+    path = ABOUT.file(Path(folder) / "labels.csv")
     text, above = _decoded(path)
     header = text.split("\n", 1)[0]
     mark = max(",;\t", key=header.count)
@@ -189,7 +183,7 @@ def _check_clock(path: Path, rows: pd.DataFrame, seconds: float, begins: float) 
         log.warning("%s: %s ends at %g s, but its segments at %g s", path, file, seconds, last)
 
 
-def _label(path: Path, rows: pd.DataFrame, classes: tuple[str, ...], seconds: float) -> Label:
+def _label(path: Path, rows: pd.DataFrame, classes: Sequence[str], seconds: float) -> Label:
     index = {name: i for i, name in enumerate(classes)} | {"": UNLABELLED}
     file = rows["file"].iloc[0]
     expected = f"a label out of {', '.join(classes)} or none"

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from biox.data.readers import Origin, natural
+from biox.data.readers import Origin, natural, whole
 from biox.data.readers.files import edf_header, read_signals
 from biox.data.readers.labels import constant
 from biox.data.windows import UNLABELLED, Recording, Signal
@@ -57,23 +57,22 @@ def subjects(folder: Path | str) -> list[str]:
 def read(folder: Path | str, subject: str, source: str = "twelve-lead ECG") -> list[Recording]:
     """All records of a subject: ``ecg`` [12, n] in mV, leads as in `LEADS`.
 
-    Raises
-    ------
-    FileNotFoundError
-        There are no records of this subject.
-    ValueError
-        A damaged file, a missing lead or one that stands twice, leads whose names are swapped, a
-        rate too low or other than the folder's name says, a lead that is flat or not finite.
+    Refused are also names of leads that are swapped, and leads that are flat or not finite.
     """
     folder = Path(folder)
     paths = [path for path, who in _records(folder).items() if who == subject]
     if not paths:
         raise FileNotFoundError(f"{folder}: expected records of subject {subject}, found none")
-    found, label = [], constant(UNLABELLED)
-    for path in paths:
-        name, signals = path.relative_to(folder).as_posix(), {"ecg": read_record(path)}
-        found.append(Recording(subject, name, signals, label, source))
-    return found
+    return [
+        Recording(
+            subject,
+            path.relative_to(folder).as_posix(),
+            {"ecg": read_record(path)},
+            constant(UNLABELLED),
+            source,
+        )
+        for path in paths
+    ]
 
 
 def read_record(path: Path) -> Signal:
@@ -114,13 +113,8 @@ def _signal_names(path: Path) -> list[str]:
         return edf_header(path)["fields"]["name"]
     import wfdb
 
-    try:
+    with whole(path, "WFDB header"):
         return list(wfdb.rdheader(str(path.with_suffix(""))).sig_name or [])
-    except Exception as error:  # a damaged file may fail in any way
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(
-            f"{path}: expected a WFDB header, found a damaged one ({reason})"
-        ) from None
 
 
 def lead_name(name: str) -> str | None:
@@ -146,9 +140,8 @@ def _records(folder: Path) -> dict[Path, str]:
     paths = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES]
     if not paths:
         raise ABOUT.missing(folder)
-    paths = sorted(paths, key=lambda path: natural(path.as_posix()))
     patients, names = _patients(folder), {}
-    for path in paths:
+    for path in sorted(paths, key=lambda path: natural(path.as_posix())):
         name = path.relative_to(folder).with_suffix("").as_posix()
         names[path] = patients.get(name, patients.get(path.stem, name))
     return names
@@ -158,10 +151,9 @@ def _patients(folder: Path) -> dict[str, str]:
     """Record -> patient, by the table of PTB-XL or CODE-15%, if there is one."""
     keys = {"ptbxl_database.csv": ("filename_hr", "filename_lr"), "exams.csv": ("exam_id",)}
     found = {}
-    for name, columns in keys.items():
-        path = folder / name
-        if not path.is_file():
-            continue
+    for path, columns in (
+        (folder / name, keys[name]) for name in keys if (folder / name).is_file()
+    ):
         table = pd.read_csv(path, dtype=str)
         if not {"patient_id", *columns} <= set(table):
             expected = ", ".join(("patient_id", *columns))

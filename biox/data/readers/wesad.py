@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy._core.multiarray import _reconstruct, scalar
 
-from biox.data.readers import Origin, inside, natural
+from biox.data.readers import Origin, inside, whole
 from biox.data.readers.labels import sample_track
 from biox.data.windows import Recording, Signal
 
@@ -39,27 +39,17 @@ PURITY = 1.0
 
 def subjects(folder: Path | str) -> list[str]:
     """Names of the subjects, S2 before S10."""
-    base = inside(folder, "WESAD")
-    names = [path.name for path in base.glob("S*") if re.fullmatch(r"S\d+", path.name)]
-    names = [name for name in names if (base / name / f"{name}.pkl").is_file()]
-    if not names:
-        raise ABOUT.missing(folder)
-    return sorted(names, key=natural)
+    paths = inside(folder, "WESAD").glob("S*/S*.pkl")
+    names = [path.stem for path in paths if path.parent.name == path.stem]
+    return ABOUT.present(folder, [name for name in names if re.fullmatch(r"S\d+", name)])
 
 
 def read(folder: Path | str, subject: str, source: str = "WESAD") -> list[Recording]:
-    """The one recording of a subject: ``ecg`` in mV at 700 Hz, ``ppg`` at 64 Hz.
+    """The one recording of a subject: ``ecg`` [1, n] in mV at 700 Hz, ``ppg`` [1, n] at 64 Hz.
 
-    Raises
-    ------
-    FileNotFoundError
-        The subject's pickle is absent.
-    ValueError
-        The pickle is damaged, refers to code, lacks a signal, or holds an unknown label.
+    A pickle that refers to code is refused, and nothing of it is run.
     """
-    path = inside(folder, "WESAD") / subject / f"{subject}.pkl"
-    if not path.is_file():
-        raise ABOUT.missing(path.parent)
+    path = ABOUT.file(inside(folder, "WESAD") / subject / f"{subject}.pkl")
     content = read_pickle(path)
     ecg = _column(path, content, "signal", "chest", "ECG")
     bvp = _column(path, content, "signal", "wrist", "BVP")
@@ -115,22 +105,10 @@ def read_pickle(path: Path) -> object:
     """Read dicts, lists, strings, numbers and numpy arrays from a pickle of Python 2 or 3.
 
     Strings of Python 2 are read as latin1, which keeps the bytes of its arrays.
-
-    Raises
-    ------
-    ValueError
-        The file is no pickle, is cut short, or refers to anything but numpy's array building.
     """
-    try:
-        with open(path, "rb") as file:
+    with whole(path, "pickle"), open(path, "rb") as file:
+        try:
             return _NumbersOnly(file, encoding="latin1").load()
-    except PermissionError as error:
-        raise ValueError(
-            f"{path}: expected a pickle of numpy arrays only, "
-            f"found a reference to {error}; nothing of it was run"
-        ) from None
-    except Exception as error:  # a damaged pickle program may fail in any way
-        kind = type(error).__name__
-        raise ValueError(
-            f"{path}: expected a whole pickle, found a truncated or foreign file ({kind}: {error})"
-        ) from None
+        except PermissionError as error:
+            found = f"found a reference to {error}; nothing of it was run"
+    raise ValueError(f"{path}: expected a pickle of numpy arrays only, {found}")

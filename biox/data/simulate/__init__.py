@@ -43,7 +43,6 @@ def simulate(
     dataset : {"wesad", "fog", "isruc", "dreamer"}
     folder : Path or str
         Takes the place of the original's folder.
-    seed : int
     n_jobs : int
         Processes; -1: one a core. The files are the same with any number.
     subjects : sequence of str, optional

@@ -16,7 +16,6 @@ from scipy.signal import butter, hilbert, sosfiltfilt
 
 from biox.data.simulate import neurophysiology as neuro
 from biox.data.simulate import physiology as phys
-from biox.data.simulate import twelve_lead
 from biox.data.simulate.neurophysiology import BANDS
 from biox.data.simulate.physiology import CONTROL, at, wander
 
@@ -28,14 +27,11 @@ class Corpus:
     Attributes
     ----------
     signals : ndarray of float32, [n, channels, samples]
-    rate : float
-        In Hz.
-    unit : str
-    channels : tuple of str
+    rate, unit, channels
+        Hz, unit and names of the channels.
     targets : ndarray of float32, [n, k]
         Finite; in the units that `names` end in. Scale them before regressing on them.
     names : tuple of str
-        Names of the targets.
     """
 
     signals: np.ndarray
@@ -56,17 +52,11 @@ def draw_heart(rng: Generator, seconds: float) -> tuple[np.ndarray, phys.Beats, 
     bpm = rng.uniform(40, 150) * (1 + rng.uniform(0, 0.04) * wander(rng, grid, 20))
     fibrillation = rng.random() < 0.07
     variability = rng.lognormal(-0.3, 0.7)
-    beats = phys.heartbeats(
-        rng,
-        bpm,
-        resp,
-        rsa=0 if fibrillation else 0.03 * variability,
-        mayer=0.02 * variability,
-        jitter=rng.uniform(0.06, 0.15) if fibrillation else 0.004 * rng.lognormal(0, 0.5),
-        ectopic=rng.uniform(0.01, 0.1) if rng.random() < 0.12 else 0.0,
-    )
-    inside = beats.inside(0, seconds)
-    rr = 1000 * np.diff(inside)
+    rsa = 0 if fibrillation else 0.03 * variability
+    jitter = rng.uniform(0.06, 0.15) if fibrillation else 0.004 * rng.lognormal(0, 0.5)
+    ectopic = rng.uniform(0.01, 0.1) if rng.random() < 0.12 else 0.0
+    beats = phys.heartbeats(rng, bpm, resp, rsa, 0.02 * variability, jitter, ectopic)
+    rr = 1000 * np.diff(beats.inside(0, seconds))
     cycles = np.unwrap(np.angle(hilbert(resp)))
     known = {
         "heart_rate_bpm": 60000 / rr.mean(),
@@ -109,12 +99,8 @@ def any_lead(rng: Generator, shape: phys.EcgShape) -> phys.EcgShape:
     return replace(shape, amplitude=amplitude)
 
 
-ECG_VARIANTS: tuple[Callable[[Generator, phys.EcgShape], phys.EcgShape], ...] = (
-    *6 * (any_lead,),
-    *2 * (lambda rng, shape: shape,),
-    conduction_block,
-    paced,
-)
+ECG_VARIANTS = [*6 * [any_lead], *2 * [lambda rng, shape: shape], conduction_block, paced]
+"""Functions of (rng, shape) that make another shape, as often as each is drawn."""
 
 
 def monitor(rng: Generator, x: np.ndarray, rate: float, low: tuple, high: tuple) -> np.ndarray:
@@ -177,12 +163,8 @@ def ppg_window(rng: Generator, seconds: float, rate: float, channels: int) -> tu
     resp, beats, known = draw_heart(rng, seconds)
     grid = len(resp)
     shape = phys.PpgShape.draw(rng)
-    shape = replace(
-        shape,
-        rise=rng.uniform(0.045, 0.11),
-        fall=rng.uniform(0.08, 0.24),
-        notch=rng.uniform(0, 0.7),
-    )
+    rise, fall, notch = rng.uniform(0.045, 0.11), rng.uniform(0.08, 0.24), rng.uniform(0, 0.7)
+    shape = replace(shape, rise=rise, fall=fall, notch=notch)
     depth = rng.uniform(0, 0.25)
     gain = np.exp(rng.uniform(0, 0.25) * wander(rng, grid, 12)) * (1 + depth * resp)
     y = phys.ppg(beats, n, rate, shape, np.maximum(gain, 0.1))
@@ -194,11 +176,8 @@ def ppg_window(rng: Generator, seconds: float, rate: float, channels: int) -> tu
     lost = phys.bumps(rng, grid, rng.choice([0, 0, 0, 0.7]), 2.0)
     y = (y + noise) * at(np.exp(-3 * lost), n, rate)
     y = monitor(rng, y, rate, (0.03, 0.4), (3.5, 16)) * np.exp(rng.uniform(-2, 4))
-    known["notch_height"] = shape.notch
-    known["rise_ms"] = 2500 * shape.rise
-    known["respiratory_depth"] = depth
-    known["log_noise"] = np.log(noise.std() + 1e-3)
-    return y[None], known
+    known |= {"notch_height": notch, "rise_ms": 2500 * rise, "respiratory_depth": depth}
+    return y[None], known | {"log_noise": np.log(noise.std() + 1e-3)}
 
 
 # --- brain and muscle -----------------------------------------------------------------------------
@@ -217,9 +196,8 @@ def eeg_window(rng: Generator, seconds: float, rate: float, channels: int) -> tu
         "coherence": rng.uniform(0.1, 0.85),
         "alpha_hz": rng.uniform(8.3, 12),
     }
-    y = neuro.eeg(
-        rng, channels, n, rate, levels, 6 * size * rng.lognormal(0, 0.4), **known, peaks=peaks
-    )
+    background = 6 * size * rng.lognormal(0, 0.4)
+    y = neuro.eeg(rng, channels, n, rate, levels, background, **known, peaks=peaks)
     known["spindles_per_min"] = rng.choice([0, rng.uniform(1, 10)])
     site = np.exp(0.4 * rng.standard_normal((channels, 1)))
     burst = neuro.spindles(rng, n, rate, known["spindles_per_min"])
@@ -267,37 +245,33 @@ def emg_window(rng: Generator, seconds: float, rate: float, channels: int) -> tu
     return y, known
 
 
-class _Kind(NamedTuple):
+class Kind(NamedTuple):
+    """What ``window(rng, seconds, rate, n_channels)`` simulates; `stream` seeds its draws."""
+
     window: Callable
     rate: float
     unit: str
     channels: tuple[str, ...]
+    stream: int
 
 
 KINDS = {
-    "ecg": _Kind(ecg_window, 250.0, "mV", ("ECG",)),
-    "ppg": _Kind(ppg_window, 125.0, "a.u.", ("PPG",)),
-    "eeg": _Kind(eeg_window, 200.0, "uV", ("F3", "C3", "O1", "F4", "C4", "O2")),
-    "emg": _Kind(emg_window, 500.0, "uV", ("EMG 1", "EMG 2", "EMG 3")),
-    "ecg12": _Kind(twelve_lead.window, 250.0, "mV", twelve_lead.LEADS),
+    "ecg": Kind(ecg_window, 250.0, "mV", ("ECG",), 0),
+    "ppg": Kind(ppg_window, 125.0, "a.u.", ("PPG",), 1),
+    "eeg": Kind(eeg_window, 200.0, "uV", ("F3", "C3", "O1", "F4", "C4", "O2"), 2),
+    "emg": Kind(emg_window, 500.0, "uV", ("EMG 1", "EMG 2", "EMG 3"), 3),
 }
 
-_AT_A_TIME = 50
-"""Windows that a process simulates before it hands them over."""
 
-
-def _simulated(
-    modality: str, rows: range, seconds: float, seed: int, channels: int
-) -> list[tuple[np.ndarray, dict[str, float]]]:
-    """Windows `rows` of a corpus, each from a random stream of its own, and what is known."""
-    kind, stream = KINDS[modality], list(KINDS).index(modality)
-    streams = (np.random.default_rng([seed, 100 + stream, i]) for i in rows)
-    windows = (kind.window(rng, seconds, kind.rate, channels) for rng in streams)
-    return [(values.astype(np.float32), known) for values, known in windows]
+def _simulated(kind: Kind, i: int, seconds: float, seed: int, channels: int) -> tuple:
+    """Window i of a corpus, from a random stream of its own, and what is known about it."""
+    rng = np.random.default_rng([seed, 100 + kind.stream, i])
+    values, known = kind.window(rng, seconds, kind.rate, channels)
+    return values.astype(np.float32), known
 
 
 def corpus(
-    modality: str,
+    modality: str | Kind,
     n: int,
     seconds: float,
     seed: int = 0,
@@ -307,34 +281,31 @@ def corpus(
     """Simulate `n` windows, each of another person, with their targets.
 
     Window i depends on (modality, seed, i) and the window's length and channels only, so a larger
-    corpus begins with the smaller one.
+    corpus begins with the smaller one, whatever the number of processes.
 
     Parameters
     ----------
-    modality : {"ecg", "ppg", "eeg", "emg", "ecg12"}
-    n : int
+    modality : {"ecg", "ppg", "eeg", "emg"} or Kind
+    n, seed, n_jobs : int
+        Windows, seed and processes (-1: one a core).
     seconds : float
         Length of a window; 10 or more where there are heartbeats.
-    seed : int
     channels : int, optional
-        Number of channels; 1 (ecg, ppg), 6 (eeg) or 3 (emg) by default. ppg has always 1, ecg12 the
-        twelve leads. Several ecg leads share their beats.
-    n_jobs : int
-        Processes that simulate; -1: one a core. The windows are the same with any number.
+        Number of channels; 1 (ecg, ppg), 6 (eeg) or 3 (emg) by default. ppg has always 1. Several
+        ecg leads share their beats.
     """
-    kind = KINDS[modality]
+    kind = KINDS.get(modality, modality)
     names = kind.channels
     if channels not in (None, len(names)):
         names = tuple(f"{modality.upper()} {i + 1}" for i in range(channels))
     assert names and (modality != "ppg" or len(names) == 1)
-    assert seconds >= (10 if modality in ("ecg", "ppg", "ecg12") else 1)
+    assert seconds >= (10 if modality in ("ecg", "ppg") else 1)
     signals = np.empty((n, len(names), round(seconds * kind.rate)), np.float32)
     targets: list[dict[str, float]] = []
-    parts = (range(a, min(a + _AT_A_TIME, n)) for a in range(0, n, _AT_A_TIME))
-    made = Parallel(n_jobs=n_jobs, return_as="generator")(
-        delayed(_simulated)(modality, part, seconds, seed, len(names)) for part in parts
+    made = Parallel(n_jobs=n_jobs, return_as="generator", batch_size=50)(
+        delayed(_simulated)(kind, i, seconds, seed, len(names)) for i in range(n)
     )
-    for i, (values, known) in enumerate(window for part in made for window in part):
+    for i, (values, known) in enumerate(made):
         signals[i] = values
         targets.append(known)
     values = np.array([list(known.values()) for known in targets], np.float32)

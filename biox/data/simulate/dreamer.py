@@ -13,7 +13,7 @@ from numpy.random import Generator
 from biox.data.readers.dreamer import EEG_CHANNELS, RATES, TARGETS
 from biox.data.simulate import neurophysiology as neuro
 from biox.data.simulate import physiology as phys
-from biox.data.simulate.physiology import CONTROL, at, recorded, wander
+from biox.data.simulate.physiology import CONTROL, at, recorded, save_mat, wander
 
 SUBJECTS = tuple(str(number) for number in range(1, 24))
 CLIPS = 18
@@ -113,16 +113,9 @@ def person(seed: int, subject: str, length: float = 1.0, effect: float = 1.0) ->
 
 def write_all(folder: Path, people: list[dict]) -> list[Path]:
     """Write ``DREAMER.mat``: one file for all subjects, nested as its authors do."""
-    from scipy.io import savemat
-
     data = np.empty((1, len(people)), dtype=object)  # a MATLAB cell array
     data[0, :] = people
     content = {f"{device}_SamplingRate": rate for device, rate in RATES.items()}
     content |= {"noOfSubjects": float(len(people)), "noOfVideoSequences": float(CLIPS)}
     content |= {"EEG_Electrodes": np.array([EEG_CHANNELS], dtype=object), "Data": data}
-    path = folder / "DREAMER.mat"
-    folder.mkdir(parents=True, exist_ok=True)
-    savemat(path, {"DREAMER": content})
-    with open(path, "r+b") as file:  # scipy writes the time into the header, which is free text
-        file.write(b"MATLAB 5.0 MAT-file, simulated by biox".ljust(116))
-    return [path]
+    return [save_mat(folder / "DREAMER.mat", {"DREAMER": content})]

@@ -11,7 +11,7 @@ from numpy.random import Generator
 from biox.data.readers.fog import EMG_COLUMNS, LABEL_COLUMN, N_COLUMNS
 from biox.data.simulate import neurophysiology as neuro
 from biox.data.simulate import physiology as phys
-from biox.data.simulate.neurophysiology import reactions, state_track
+from biox.data.simulate.neurophysiology import reaction, state_track
 from biox.data.simulate.physiology import CONTROL, at, recorded, wander
 
 SUBJECTS = tuple(f"{number:03d}" for number in range(1, 13))
@@ -37,18 +37,14 @@ def freezing(rng: Generator, seconds: float) -> np.ndarray:
 def walking_eeg(rng: Generator, states: np.ndarray, n: int, effect: float) -> np.ndarray:
     """EEG in uV, [25, n] at 500 Hz: freezing raises theta and beta, lowers alpha."""
     grid = len(states)
-    table = {
-        "theta": (0.6, 0.25),
-        "alpha": (-0.25, 0.25),
-        "beta": (0.5, 0.25),
-        "delta": (0.15, 0.2),
-    }
+    table = {"theta": (0.6, 0.25), "alpha": (-0.25, 0.25), "beta": (0.5, 0.25)}
+    table["delta"] = (0.15, 0.2)
     rest = {"delta": 6.0, "theta": 4.0, "alpha": 4.0, "beta": 3.0, "gamma": 1.2}
     level = rng.normal(0, 0.2)
     levels = {}
     for band, microvolts in rest.items():
-        change = reactions(rng, effect, {1: table.get(band, (0.0, 0.1))})
-        log = level + rng.normal(0, 0.2) + state_track(states, change, 0.7)
+        change = reaction(rng, states, effect, {1: table.get(band, (0.0, 0.1))}, 0.7)
+        log = level + rng.normal(0, 0.2) + change
         levels[band] = microvolts * np.exp(log + 0.2 * wander(rng, grid, 6))
     slope = rng.uniform(0.8, 1.4)
     y = neuro.eeg(rng, 25, n, RATE, levels, 5 * np.exp(level), slope, 0.6, dtype=np.float64)

@@ -12,8 +12,8 @@ from numpy.random import Generator
 from biox.data.readers.isruc import ECG_CHANNEL, EEG_CHANNELS, EPOCH_SECONDS, SURPLUS
 from biox.data.simulate import neurophysiology as neuro
 from biox.data.simulate import physiology as phys
-from biox.data.simulate.neurophysiology import reactions, state_track
-from biox.data.simulate.physiology import CONTROL, at, recorded, wander
+from biox.data.simulate.neurophysiology import reaction, state_track
+from biox.data.simulate.physiology import CONTROL, at, recorded, save_mat, wander
 
 SUBJECTS = tuple(str(number) for number in range(1, 32) if number != 8)
 """8 is left out because the original has gaps, too."""
@@ -55,7 +55,7 @@ def sleep_eeg(rng: Generator, stages: np.ndarray, n: int, effect: float) -> np.n
     size, drift = rng.normal(0, 0.25), 0.15 * wander(rng, grid, 60)
     levels = {}
     for band, microvolts in LEVELS.items():
-        change = state_track(stages, reactions(rng, effect, STAGE_EEG[band]))
+        change = reaction(rng, stages, effect, STAGE_EEG[band])
         log = size + rng.normal(0, 0.2) + change + drift + 0.12 * wander(rng, grid, 40)
         levels[band] = microvolts * np.exp(log)
     # Rows: F3 C3 O1 F4 C4 O2. Alpha is strongest at the back, delta and spindles at the front.
@@ -80,7 +80,7 @@ def sleep_ecg(rng: Generator, stages: np.ndarray, n: int, effect: float) -> np.n
     grid, rate = len(stages), RATE
 
     def track(mean: float, table: Mapping[int, tuple[float, float]]) -> np.ndarray:
-        return mean + state_track(stages, reactions(rng, effect, table))
+        return mean + reaction(rng, stages, effect, table)
 
     speed = track(rng.normal(15, 2), {WAKE: (1.0, 1.0), N3: (0.3, 0.5), REM: (0.8, 1.0)})
     irregular = np.exp(
@@ -111,8 +111,6 @@ def sleep_ecg(rng: Generator, stages: np.ndarray, n: int, effect: float) -> np.n
 
 def write(folder: Path, seed: int, subject: str, length: float, effect: float) -> list[Path]:
     """Write ``ExtractedChannels/subjectN.mat`` and ``RawData/N/N_1.txt``."""
-    from scipy.io import savemat
-
     rng = np.random.default_rng([seed, 3, int(subject)])
     epochs = round(EPOCHS * length)
     stages = hypnogram(rng, epochs + SURPLUS)
@@ -124,10 +122,7 @@ def write(folder: Path, seed: int, subject: str, length: float, effect: float) -
     signals[ECG_CHANNEL] = recorded(heart, 1000)
     mat = folder / "ExtractedChannels" / f"subject{subject}.mat"
     text = folder / "RawData" / subject / f"{subject}_1.txt"
-    for path in (mat, text):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    savemat(mat, {name: x.reshape(epochs, -1).astype(np.float32) for name, x in signals.items()})
-    with open(mat, "r+b") as file:  # scipy writes the time into the header, which is free text
-        file.write(b"MATLAB 5.0 MAT-file, simulated by biox".ljust(116))
+    save_mat(mat, {name: x.reshape(epochs, -1).astype(np.float32) for name, x in signals.items()})
+    text.parent.mkdir(parents=True, exist_ok=True)
     text.write_text("".join(f"{stage}\n" for stage in stages))
     return [mat, text]

@@ -45,7 +45,7 @@ def eeg(
     peaks: Mapping[str, np.ndarray] | None = None,
     dtype: type = np.float32,
 ) -> np.ndarray:
-    """EEG in uV, [channels, n]: 1/f background plus band oscillations.
+    """EEG in uV, [channels, n]: 1/f background plus band oscillations; `dtype` as in `wander`.
 
     Parameters
     ----------
@@ -53,16 +53,13 @@ def eeg(
         By band of `BANDS`: standard deviation of the oscillation in uV, as constant or track.
     background, slope : float
         Standard deviation of the background in uV, and its exponent: power goes with f**-slope.
-    coherence : float
-        Share of each component's variance that all channels have in common, 0 to 1.
-    burstiness : float
-        Spread of the logarithm of the oscillations' envelopes; 0 is a steady oscillation.
+    coherence, burstiness : float
+        Share of each component's variance that all channels have in common, 0 to 1; and spread of
+        the logarithm of the oscillations' envelopes (0: steady).
     alpha_hz : float
         Peak frequency of alpha, which is narrow (1.2 Hz) where the other bands are filled.
     peaks : mapping of str to ndarray, [channels], optional
         Topography: gain of a band in each channel.
-    dtype : type
-        See `biox.data.simulate.physiology.wander`.
     """
     common, own = np.float32(np.sqrt(coherence)), np.float64(np.float32(np.sqrt(1 - coherence)))
 
@@ -90,8 +87,7 @@ def eeg(
 def spindles(rng: Generator, n: int, rate: float, per_minute: Track) -> np.ndarray:
     """Sleep spindles of amplitude about 1: bursts of 12 to 15 Hz lasting 0.5 to 1.5 s, [n]."""
     grid = int(n / rate * CONTROL) + 2
-    rate_track = at(per_minute, grid, CONTROL)
-    envelope = at(bumps(rng, grid, rate_track, 0.9), n, rate)
+    envelope = at(bumps(rng, grid, at(per_minute, grid, CONTROL), 0.9), n, rate)
     return envelope * np.sin(2 * np.pi * rng.uniform(12.2, 14.5) * np.arange(n) / rate)
 
 
@@ -118,14 +114,8 @@ def burst_envelope(
 ) -> np.ndarray:
     """Envelope of rhythmic muscle activity, [n]: `tonic` between bursts, plus `depth` in them.
 
-    Parameters
-    ----------
-    hz : float or ndarray
-        Bursts per second (gait about 1, trembling 3 to 8), as constant or track.
-    duty : float or ndarray
-        Share of the cycle that a burst fills.
-    dtype : type
-        See `biox.data.simulate.physiology.wander`.
+    There are `hz` bursts a second (gait about 1, trembling 3 to 8); each fills the share `duty` of
+    its cycle. For `dtype` see `biox.data.simulate.physiology.wander`.
     """
     grid = int(n / rate * CONTROL) + 2
     rhythm = at(hz, grid, CONTROL) * np.exp(0.06 * wander(rng, grid, 1.0, dtype))
@@ -161,8 +151,13 @@ def state_track(states: np.ndarray, effects: Mapping[int, float], lag: float = 4
     return np.convolve(padded, kernel / kernel.sum(), mode="same")[len(kernel) : -len(kernel)]
 
 
-def reactions(
-    rng: Generator, effect: float, table: Mapping[int, tuple[float, float]]
-) -> dict[int, float]:
-    """One subject's reaction to each state: normal with the (mean, sd) given, times `effect`."""
-    return {state: effect * rng.normal(mean, sd) for state, (mean, sd) in table.items()}
+def reaction(
+    rng: Generator,
+    states: np.ndarray,
+    effect: float,
+    table: Mapping[int, tuple[float, float]],
+    lag: float = 4.0,
+) -> np.ndarray:
+    """One subject's `state_track`: a reaction to each state, normal with the (mean, sd) given."""
+    drawn = {state: effect * rng.normal(mean, sd) for state, (mean, sd) in table.items()}
+    return state_track(states, drawn, lag)

@@ -7,8 +7,9 @@ Gaussian waves around each beat (the idea of McSharry et al. 2003), PPG as a sys
 diastolic wave (two-component pulse decomposition). Brain and muscle are in `neurophysiology`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.random import Generator
@@ -29,17 +30,9 @@ def shaped_noise(
     rate: float,
     amplitude: Callable[[np.ndarray], np.ndarray],
 ) -> np.ndarray:
-    """Gaussian noise of expected variance 1 whose amplitude spectrum is ``amplitude(f)``.
+    """Gaussian noise [..., time] of expected variance 1 and a given amplitude spectrum.
 
-    Parameters
-    ----------
-    rng : Generator
-    shape : int or tuple of int
-        Shape of the result, time last.
-    rate : float
-        Sampling rate in Hz.
-    amplitude : callable
-        Relative amplitude at frequencies f in Hz (f = 0 is left out: no offset).
+    That is ``amplitude(f)``, in any unit, at frequencies f in Hz (but 0: there is no offset).
     """
     *lead, n = np.atleast_1d(shape)
     m = next_fast_len(int(n), real=True)
@@ -57,13 +50,12 @@ def band_noise(
     rng: Generator, shape: int | tuple[int, ...], rate: float, low: float, high: float
 ) -> np.ndarray:
     """Noise of variance 1 between `low` and `high` Hz, with shoulders of a tenth of the width."""
-    soft = 0.1 * (high - low)
-    return shaped_noise(
-        rng,
-        shape,
-        rate,
-        lambda f: np.exp(-0.5 * (np.maximum(np.maximum(low - f, f - high), 0) / soft) ** 2),
-    )
+
+    def amplitude(f: np.ndarray) -> np.ndarray:
+        outside = np.maximum(np.maximum(low - f, f - high), 0)
+        return np.exp(-0.5 * (outside / (0.1 * (high - low))) ** 2)
+
+    return shaped_noise(rng, shape, rate, amplitude)
 
 
 def wander(rng: Generator, n: int, seconds: float, dtype: type = np.float32) -> np.ndarray:
@@ -85,14 +77,9 @@ def at(track: Track, n: int, rate: float) -> np.ndarray:
 
 
 def bumps(rng: Generator, n: int, per_minute: Track, seconds: float) -> np.ndarray:
-    """Envelope on the control grid of random events: 0 between them, about 1 to 2 inside.
+    """Envelope [n] on the control grid of random events: 0 between them, about 1 to 2 inside.
 
-    Parameters
-    ----------
-    per_minute : float or ndarray [n]
-        Rate of the events (a Poisson process), constant or as a track.
-    seconds : float
-        Typical duration of an event.
+    They are a Poisson process of rate `per_minute`, and last for some `seconds`.
     """
     starts = np.flatnonzero(rng.random(n) < np.broadcast_to(per_minute, n) / (60 * CONTROL))
     envelope, t = np.zeros(n), np.arange(n) / CONTROL
@@ -107,15 +94,9 @@ def bumps(rng: Generator, n: int, per_minute: Track, seconds: float) -> np.ndarr
 
 @dataclass(frozen=True)
 class Beats:
-    """Heartbeats of one person.
+    """Heartbeats of one person: R-peak times in seconds, and which are premature ventricular beats.
 
-    Attributes
-    ----------
-    times : ndarray, [beats]
-        R-peak times in seconds; three beats before and after the recording are included, so that
-        waves reach into it.
-    ectopic : ndarray of bool, [beats]
-        Premature ventricular beats.
+    Three beats before and after the recording are included, so that waves reach into it.
     """
 
     times: np.ndarray
@@ -157,14 +138,11 @@ def heartbeats(
 
     Parameters
     ----------
-    bpm : ndarray
-        Heart rate as a track, in beats per minute.
-    resp : ndarray
-        Respiration as a track, as from `breathing`.
-    rsa, mayer : float or ndarray
-        Relative swing of the rate with respiration, and with the 0.1 Hz (Mayer) wave.
-    jitter : float or ndarray
-        Relative beat-to-beat irregularity; about 0.2 looks like atrial fibrillation.
+    bpm, resp : ndarray
+        Tracks of heart rate, in beats per minute, and of respiration, as from `breathing`.
+    rsa, mayer, jitter : float or ndarray
+        Relative swing of the rate with respiration, with the 0.1 Hz (Mayer) wave, and from beat to
+        beat; a `jitter` of about 0.2 looks like atrial fibrillation.
     ectopic : float
         Share of beats that come a third too early (the pause after them follows by itself).
     """
@@ -176,9 +154,8 @@ def heartbeats(
     count = rng.random() + np.concatenate(([0], np.cumsum((rate[1:] + rate[:-1]) / 2) / CONTROL))
     times = np.interp(np.arange(1, int(count[-1]) + 1), count, np.arange(n) / CONTROL)
     outside = np.arange(1, 4)
-    times = np.concatenate(
-        (times[0] - outside[::-1] / rate[0], times, times[-1] + outside / rate[-1])
-    )
+    before, after = times[0] - outside[::-1] / rate[0], times[-1] + outside / rate[-1]
+    times = np.concatenate((before, times, after))
     early = rng.random(len(times)) < ectopic
     early[1:] &= ~early[:-1]
     early[0] = False
@@ -191,13 +168,10 @@ WAVES = ("P", "Q", "R", "S", "R2", "ST", "T")
 
 @dataclass(frozen=True)
 class EcgShape:
-    """One person's beat in one lead: a Gaussian for each of `WAVES`.
+    """One person's beat in one lead: a Gaussian for each of the 7 `WAVES`.
 
-    Attributes
-    ----------
-    amplitude, center, width : ndarray, [7]
-        In mV, in seconds from the R peak, and as a standard deviation in seconds. The centre of T
-        holds at an RR interval of 1 s and goes with its square root (Bazett).
+    Amplitudes are in mV, centers in seconds from the R peak, widths standard deviations in seconds.
+    The centre of T holds at an RR interval of 1 s and goes with its square root (Bazett).
     """
 
     amplitude: np.ndarray
@@ -229,10 +203,9 @@ class EcgShape:
 def ecg(
     beats: Beats, n: int, rate: float, shape: EcgShape, resp: Track = 0.0, t_gain: Track = 1.0
 ) -> np.ndarray:
-    """Clean ECG in mV, [n].
+    """Clean ECG in mV, [n]; `t_gain` multiplies the T wave.
 
-    `resp` moves the amplitude by 5 % of its own (electrode against heart); `t_gain` multiplies
-    the T wave.
+    `resp` moves the amplitude by 5 % of its own (electrode against heart).
     """
     t = np.arange(n) / rate
     last = np.searchsorted(beats.times, t, side="right") - 1
@@ -264,14 +237,12 @@ class PpgShape:
 
     Attributes
     ----------
-    delay : float
-        From the R peak to the foot of the pulse, in seconds.
-    rise, fall : float
-        Standard deviations of the two flanks of the systolic wave, in seconds.
-    notch : float
-        Height of the diastolic wave; the systolic wave has 1.
-    notch_delay, notch_width : float
-        From the systolic to the diastolic peak, and its standard deviation, in seconds.
+    delay, rise, fall : float
+        Seconds from the R peak to the foot of the pulse, and standard deviations of the two flanks
+        of the systolic wave.
+    notch, notch_delay, notch_width : float
+        Height of the diastolic wave (the systolic one has 1), seconds between the two peaks, and
+        its standard deviation.
     """
 
     delay: float
@@ -295,12 +266,7 @@ class PpgShape:
 
 
 def ppg(
-    beats: Beats,
-    n: int,
-    rate: float,
-    shape: PpgShape,
-    gain: Track = 1.0,
-    notch_gain: Track = 1.0,
+    beats: Beats, n: int, rate: float, shape: PpgShape, gain: Track = 1.0, notch_gain: Track = 1.0
 ) -> np.ndarray:
     """Clean blood-volume pulse, [n]; a systolic wave has height 1 times `gain`."""
     t = np.arange(n) / rate
@@ -331,6 +297,17 @@ def mains(rng: Generator, n: int, rate: float, dtype: type = np.float32) -> np.n
 def recorded(x: np.ndarray, per_unit: float) -> np.ndarray:
     """What a recorder with `per_unit` steps to the unit makes of a signal."""
     return np.rint(x * per_unit) / per_unit
+
+
+def save_mat(path: Path, content: Mapping[str, object]) -> Path:
+    """Write a MATLAB v5 file; equal content gives equal bytes."""
+    from scipy.io import savemat
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    savemat(path, content)
+    with open(path, "r+b") as file:  # scipy writes the time into the header, which is free text
+        file.write(b"MATLAB 5.0 MAT-file, simulated by biox".ljust(116))
+    return path
 
 
 def pops(rng: Generator, n: int, rate: float, per_minute: float) -> np.ndarray:

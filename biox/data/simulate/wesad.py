@@ -11,7 +11,7 @@ import numpy as np
 from numpy.random import Generator
 
 from biox.data.simulate import physiology as phys
-from biox.data.simulate.neurophysiology import reactions, state_track
+from biox.data.simulate.neurophysiology import reaction, state_track
 from biox.data.simulate.physiology import CONTROL, at, recorded, wander
 
 SUBJECTS = tuple(f"S{number}" for number in range(2, 18) if number != 12)
@@ -33,14 +33,11 @@ WRIST_STEPS = {"ACC": 1, "BVP": 100, "EDA": 1000, "TEMP": 50}
 
 def protocol(rng: Generator, length: float = 1.0) -> np.ndarray:
     """Labels on the control grid: baseline first, stress and amusement in either order."""
-    middle = [STRESS, AMUSEMENT] if rng.random() < 0.5 else [AMUSEMENT, STRESS]
-    order = [BASELINE, middle[0], MEDITATION, middle[1]]
-    pause = [np.zeros(int(8 * CONTROL), int)]
-    parts = pause + [
-        part
-        for state in order
-        for part in (np.full(round(SECONDS[state] * length * CONTROL), state), *pause)
-    ]
+    first, last = (STRESS, AMUSEMENT) if rng.random() < 0.5 else (AMUSEMENT, STRESS)
+    pause = np.zeros(int(8 * CONTROL), int)
+    parts = [pause]
+    for state in (BASELINE, first, MEDITATION, last):
+        parts += [np.full(round(SECONDS[state] * length * CONTROL), state), pause]
     return np.concatenate(parts)
 
 
@@ -50,7 +47,7 @@ def heart(rng: Generator, states: np.ndarray, effect: float) -> tuple:
 
     def track(mean: float, **table: tuple[float, float]) -> np.ndarray:
         named = {STRESS: table["stress"], AMUSEMENT: table["amusement"], MEDITATION: (0.0, 0.2)}
-        return mean + state_track(states, reactions(rng, effect, named))
+        return mean + reaction(rng, states, effect, named)
 
     rate = track(rng.normal(14, 2), stress=(4.0, 2.0), amusement=(1.5, 1.5))
     irregular = np.exp(track(np.log(0.12), stress=(0.2, 0.3), amusement=(0.9, 0.3)))
@@ -68,9 +65,8 @@ def chest_signals(
     """Chest signals at 700 Hz, [samples, channels] float32."""
     n, grid, rate = len(states) * RATE // int(CONTROL), len(states), RATE
     shape = phys.EcgShape.draw(rng)
-    sympathetic = state_track(
-        states, reactions(rng, effect, {STRESS: (0.35, 0.2), AMUSEMENT: (0.05, 0.1)})
-    )
+    drive = {STRESS: (0.35, 0.2), AMUSEMENT: (0.05, 0.1)}
+    sympathetic = reaction(rng, states, effect, drive)
     laughing = state_track(states, {STRESS: 1.5 * effect, AMUSEMENT: 7 * effect}, 1.0)
     effort = phys.bumps(rng, grid, 0.7 + np.maximum(laughing, 0), 2.0)
     ecg = phys.ecg(beats, n, rate, shape, resp, np.exp(-sympathetic + 0.08 * wander(rng, grid, 30)))
@@ -103,12 +99,10 @@ def wrist_signals(
 ) -> dict[str, np.ndarray]:
     """Wrist signals (ACC 32 Hz, BVP 64 Hz, EDA and TEMP 4 Hz), [samples, channels] float32."""
     grid, seconds = len(states), len(states) / CONTROL
-    constrict = state_track(
-        states, reactions(rng, effect, {STRESS: (0.45, 0.25), AMUSEMENT: (0.1, 0.15)})
-    )
-    stiff = state_track(
-        states, reactions(rng, effect, {STRESS: (0.35, 0.2), AMUSEMENT: (0.15, 0.15)})
-    )
+    tone = {STRESS: (0.45, 0.25), AMUSEMENT: (0.1, 0.15)}
+    constrict = reaction(rng, states, effect, tone)
+    tone = {STRESS: (0.35, 0.2), AMUSEMENT: (0.15, 0.15)}
+    stiff = reaction(rng, states, effect, tone)
     gesture = state_track(states, {STRESS: 1.5 * effect, AMUSEMENT: 5 * effect}, 1.0)
     effort = phys.bumps(rng, grid, 0.7 + np.maximum(gesture, 0), 2.5)
     shape = phys.PpgShape.draw(rng)
