@@ -131,7 +131,7 @@ def plot_predictions(frame: pd.DataFrame, signal, title: str = "") -> Figure:
     shift = np.arange(len(low))[:, None] * (np.nanmax(high) - np.nanmin(low))
     time = np.arange(low.shape[1]) * n / signal.rate
     for lower, upper in zip(low - shift, high - shift, strict=True):
-        above.fill_between(time, lower, upper, lw=0.5)
+        above.fill_between(time, lower, upper, lw=0.5, edgecolor="face")
     above.set(ylabel=f"signal ({signal.unit})", title=title)
     names = [name for name in frame if name.startswith("p ")]
     for name in names:

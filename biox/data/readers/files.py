@@ -262,9 +262,9 @@ def _csv(path: Path, picks: list[str | int]) -> Rows:
     times, units, values = _table(path)
     places = _places(path, picks, list(units))
     step = np.ptp(times) / (len(times) - 1)
-    expected = np.arange(len(times))
+    expected, slack = np.arange(len(times)), max(np.median(np.diff(times)), 0.01) + 1e-9
     for rate in (float(np.round(1 / step)), 1 / step):  # times are often rounded
-        if np.abs(times - times[0] - expected / rate).max() <= max(step, 0.01) + 1e-9:
+        if np.abs(times - times[0] - expected / rate).max() <= slack:
             break
     else:
         raise ValueError("times are not evenly spaced")
