@@ -74,7 +74,6 @@ def pack(
     frozen : FrozenDirection
         Its settings, models and head.
     model : BridgedModel
-        Trained.
     windows : Windows
         The paired ones: channels of the new modality, and how much there is of each subject.
     scores : mapping
@@ -83,7 +82,7 @@ def pack(
     Raises
     ------
     ValueError
-        The folder has other content.
+        The folder holds something else.
     """
     folder, settings, d = Path(folder), frozen.settings, frozen.direction
     if folder.exists() and not (folder / "recipe.json").is_file():
@@ -321,9 +320,8 @@ class Stream:
         Hz.
     unit : str
         Such as ``"uV"``.
-    per_window : bool
-    step, calibration : optional
-        See `predict`; a bridge that centres by subject needs the second.
+    per_window, step, calibration : optional
+        See `predict`; a bridge that centres by subject needs the last.
 
     Raises
     ------
@@ -377,10 +375,14 @@ class Stream:
         recipe, spec = self.model.recipe, self.model.new.input_spec
         start = self._windows * self.step
         signal = Signal(values, self.rate, self.unit, tuple(recipe["channels"]))
-        if reason := bad_windows({recipe["new"]: signal}, [0.0], recipe["seconds"])[0]:
+        reason = bad_windows({recipe["new"]: signal}, [0.0], recipe["seconds"])[0]
+        try:
+            signal = checked(signal, recipe["new"], "window", absolute=spec.unit in VOLTS)
+        except ValueError as error:
+            reason = reason or str(error)
+        if reason:
             log.warning("%g s: no prediction, %s", start, reason)
             return []
-        signal = checked(signal, recipe["new"], f"{start:g} s", absolute=spec.unit in VOLTS)
         x = condition(signal, spec, recipe["resampling"]).values[None, :, : spec.samples]
         pooled, self._seen = self.model.pooled(torch.from_numpy(x).float()), self._seen + 1
         if recipe["centre"] == "causal":  # the mean of the windows up to this one
@@ -396,12 +398,7 @@ def export_onnx(model: BridgedModel, path: Path | str) -> float:
 
     Input ``window`` [1, channels, samples], conditioned; output ``probabilities`` [1, classes]; the
     recipe is in the metadata. Return the largest difference of a probability from torch, over
-    random windows. Needs ``biox[onnx]``.
-
-    Raises
-    ------
-    ValueError
-        The bridge centres by subject, or the graph differs by more than 1e-4.
+    random windows; more than 1e-4 is a ValueError, as is centring by subject. Needs ``biox[onnx]``.
     """
     import onnxruntime
 
@@ -453,7 +450,10 @@ def write(folder: Path | str, name: str, frame: pd.DataFrame, signal: Signal) ->
         frame.to_csv(csv, index=False, float_format="%.6g")
         notes.save(fif, verbose="ERROR")
         Edf([], annotations=[EdfAnnotation(*mark) for mark in marks]).write(edf)
-        plots.plot_predictions(frame, signal, name).savefig(png)
+        plots.theme()
+        figure = plots.plot_predictions(frame, signal, name)
+        figure.savefig(png)
+        plots.plt.close(figure)
         return [path.replace(folder / path.name) for path in paths]
 
 

@@ -74,7 +74,7 @@ def test_the_package_is_thin():
 
 
 @pytest.mark.parametrize(
-    ("pattern", "most"), [("dvc.yaml", 350), ("README.md", 120), ("tests/*.py", 9700)]
+    ("pattern", "most"), [("dvc.yaml", 365), ("README.md", 120), ("tests/*.py", 10600)]
 )
 def test_what_stands_around_it_is_thin(pattern, most):
     assert lines(ROOT.glob(pattern)) <= most
