@@ -305,7 +305,7 @@ def read_signal(
 
 
 class Stream:
-    """Predictions while samples arrive, in chunks of any size; memory holds one window of them.
+    """Predictions while samples arrive, in chunks of any size; two windows of them at most are kept.
 
     Training saw a window's own samples alone where it conditioned window by window or changed the
     unit at most. Elsewhere filters, z-scores or resampling took whole recordings: an error, unless
