@@ -344,7 +344,7 @@ def test_streams_and_graphs_of_trained_bridges(direction, tmp_path):
         pytest.skip("no bridge of this direction in data/bridges: run `make repro`")
     model = BridgedModel.load(pack_direction(direction, 0, tmp_path / "b"))
     spec, rng = model.new.input_spec, np.random.default_rng(0)
-    values = 20 * rng.normal(size=(spec.channels, round(2.6 * spec.samples)))
+    values = 100 * rng.normal(size=(spec.channels, round(2.6 * spec.samples)))
     signal = Signal(values, spec.rate, "uV", tuple(f"c{i}" for i in range(spec.channels)))
     stream, rows = Stream(model, spec.rate, "uV", per_window=True), []
     for part in np.array_split(values, np.sort(rng.integers(0, values.shape[1], 9)), axis=1):
