@@ -15,6 +15,7 @@ A folder of `pack` holds everything that a prediction needs::
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
@@ -30,6 +31,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from biox import __version__
 from biox.backbones import BACKBONES, Backbone, save
@@ -54,8 +56,6 @@ log = logging.getLogger(__name__)
 MAX_COPY = 16 * 2**20
 RATE_AND_UNIT = {"eeg_labram", "eeg_cbramod"}
 """Conditioning that changes nothing but rate and unit."""
-
-# --- pack -----------------------------------------------------------------------------------------
 
 
 def pack(
@@ -305,7 +305,7 @@ def read_signal(
 
 
 class Stream:
-    """Predictions while samples arrive, in chunks of any size; two windows of them at most are kept.
+    """Predictions while samples arrive, in chunks of any size; two windows at most are kept.
 
     Training saw a window's own samples alone where it conditioned window by window or changed the
     unit at most. Elsewhere filters, z-scores or resampling took whole recordings: an error, unless
@@ -405,7 +405,10 @@ def export_onnx(model: BridgedModel, path: Path | str) -> float:
     spec, path, centre = model.new.input_spec, Path(path), model.recipe["centre"]
     if centre != "none":
         raise ValueError(f"ONNX: expected a bridge without centring, found centre: {centre}")
-    whole = nn.Sequential(model, nn.Softmax(dim=1)).eval()
+    whole = nn.Sequential(copy.deepcopy(model), nn.Softmax(dim=1)).eval()
+    for module in filter(parametrize.is_parametrized, list(whole.modules())):
+        for name in list(module.parametrizations):  # normalised weights become constants
+            parametrize.remove_parametrizations(module, name)
     x = torch.randn(4, 1, spec.channels, spec.samples, generator=torch.Generator().manual_seed(0))
     names = {"input_names": ["window"], "output_names": ["probabilities"]}
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
