@@ -1,4 +1,4 @@
-"""Command line: ``python -m biox data check READER FOLDER``."""
+"""Command line: ``python -m biox data check READER FOLDER``, ``pack``, ``predict``, ``export``."""
 
 import argparse
 import sys
@@ -22,7 +22,25 @@ def main(arguments: list[str] | None = None) -> int:
     task = tasks.add_parser("check", help="read all recordings; say what is missing or damaged")
     task.add_argument("reader", help="a reader, or a data set of params.yaml", metavar="READER")
     task.add_argument("folder", help="where the files are", metavar="FOLDER")
+    task = commands.add_parser("pack", help="put a trained bridge into a folder of its own")
+    task.add_argument("direction", help="of params.yaml", metavar="DIRECTION")
+    task.add_argument("folder", help="to write", metavar="FOLDER")
+    task.add_argument("--seed", type=int, default=0)
+    task = commands.add_parser("predict", help="class probabilities along recordings")
+    task.add_argument("recording", nargs="+", help="EDF, BDF, FIF, WFDB or csv", metavar="FILE")
+    task.add_argument("--bridge", required=True, help="folder of `pack`", metavar="FOLDER")
+    task.add_argument("--out", default=".", help="where to write (default: here)", metavar="FOLDER")
+    task.add_argument("--channels", nargs="+", help="by name or number", metavar="NAME")
+    task.add_argument("--step", type=float, help="seconds between windows", metavar="SECONDS")
+    task.add_argument("--per-window", action="store_true", help="condition each window by itself")
+    task = commands.add_parser("export", help="write a bridge as one ONNX graph")
+    task.add_argument("bridge", help="folder of `pack`", metavar="FOLDER")
+    task.add_argument("file", help="to write", metavar="FILE.onnx")
     parsed = parser.parse_args(arguments)
+    if parsed.command in ("pack", "predict", "export"):
+        from biox import predict
+
+        return predict.main(parsed)
     return check(parsed.reader, parsed.folder)
 
 

@@ -223,6 +223,7 @@ class BridgedModel(nn.Module):
         self.old = old.eval().requires_grad_(False)
         self.head = head.requires_grad_(False)
         self.bridge, self.m, self.l = bridge, m, l
+        self.recipe: dict | None = None  # of `load`, where the folder has one
 
     def train(self, mode: bool = True) -> BridgedModel:
         """Change the mode of the bridge alone; the frozen models stay in evaluation mode."""
@@ -263,18 +264,34 @@ class BridgedModel(nn.Module):
 
     @classmethod
     def load(
-        cls, folder: Path | str, new: Backbone, old: Backbone, head: nn.Linear
+        cls,
+        folder: Path | str,
+        new: Backbone | None = None,
+        old: Backbone | None = None,
+        head: nn.Linear | None = None,
     ) -> BridgedModel:
         """Put a saved bridge between two backbones.
+
+        Parameters
+        ----------
+        folder : path
+            Of `save`; or of `biox.predict.pack`, which needs nothing else.
+        new, old, head : optional
+            All three or none: those that the folder names.
 
         Raises
         ------
         FileNotFoundError
-            No bridge is saved in this folder.
+            No bridge is saved in this folder, or a file that it names is absent.
         ValueError
-            The file is no bridge, is cut short, or fits other backbones than these.
+            The file is no bridge, is cut short, or fits other backbones than these; or the folder
+            names another file of weights than the one that is there.
         """
         path, about = Path(folder) / "bridge.safetensors", Path(folder) / "bridge.json"
+        recipe = None
+        if new is None or old is None or head is None:
+            recipe = _recipe(Path(folder))
+            new, old, head = _own_models(Path(folder), recipe)
         if not (path.is_file() and about.is_file()):
             raise FileNotFoundError(f"{path}: expected a bridge and its {about.name}, found none")
         try:
@@ -295,4 +312,58 @@ class BridgedModel(nn.Module):
         affine = place.get("affine", False)
         bridge = PrototypeBridge(d_m, d_l, n_l, rank, n_p, place["reshaped"], affine)
         bridge.load_state_dict(weights)
-        return cls(new, old, bridge, head, m, l)
+        model = cls(new, old, bridge, head, m, l)
+        model.recipe = recipe
+        return model
+
+
+# --- a folder that holds everything ---------------------------------------------------------------
+
+
+def _recipe(folder: Path) -> dict:
+    """Read ``recipe.json`` of `biox.predict.pack`."""
+    path = folder / "recipe.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected the recipe of a packed bridge, found none")
+    try:
+        recipe = json.loads(path.read_text())
+        models, _, _ = recipe["models"], recipe["seconds"], recipe["files"].items()
+        for field in ("name", "size", "widen", "channels", "checkpoint", "digest"):
+            models["new"][field], models["old"][field]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: expected the recipe of a packed bridge, found a foreign file ({error!r})"
+        ) from None
+    return recipe
+
+
+def _own_models(folder: Path, recipe: dict) -> tuple[Backbone, Backbone, nn.Linear]:
+    """Build both models and the head that a recipe names; no other file passes for them."""
+    from biox.backbones import build
+    from biox.config import digest
+    from biox.teacher import load_head
+
+    def own(path: Path, expected: str) -> Path:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: expected a file of {folder}, found none")
+        if (found := digest(path)) != expected:
+            raise ValueError(
+                f"{path}: expected the file that the bridge in {folder} was trained with "
+                f"(SHA-256 {expected}...), found another one ({found}...)"
+            )
+        return path
+
+    for name, expected in recipe["files"].items():
+        own(folder / name, expected)
+    built = []
+    for side in ("new", "old"):
+        about = recipe["models"][side]
+        copy = folder / f"{side}.safetensors"
+        path = own(copy if copy.is_file() else Path(about["checkpoint"] or copy), about["digest"])
+        built.append(
+            build(
+                about["name"], about["size"], path, about["channels"], recipe["seconds"],
+                about["widen"],
+            )
+        )  # fmt: skip
+    return built[0], built[1], load_head(folder)

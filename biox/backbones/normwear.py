@@ -60,7 +60,7 @@ class RickerScalogram(nn.Module):
         """Transform windows [batch, channels, samples]."""
         first = x.diff(dim=-1)
         kinds = torch.stack([x[..., 2:], first[..., 1:], first.diff(dim=-1)], dim=2)
-        spectra = torch.fft.rfft(kinds, self.padded).unsqueeze(-2)
+        spectra = torch.fft.rfft(kinds.unsqueeze(-2), self.padded)
         filtered = torch.fft.irfft(spectra * torch.view_as_complex(self.spectra), self.padded)
         return filtered[..., : self.length].transpose(-1, -2)
 

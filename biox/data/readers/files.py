@@ -1,4 +1,4 @@
-"""One file of signals: a WFDB record, EDF or BDF, or anything else that MNE reads.
+"""One file of signals: a WFDB record, EDF or BDF, csv, or anything else that MNE reads.
 
 A header is checked against its file before it is believed. Samples stand where the file's own clock
 puts them; pauses, and what the file marks as bad, are NaN. Warnings of MNE and wfdb are logged.
@@ -49,10 +49,33 @@ def read_signals(path: Path, channels: Mapping[str, Sequence[str | int]]) -> dic
     return read_file(path, channels)[0]
 
 
+def read_modality(
+    path: Path, modality: str, names: Sequence[str], channels: Sequence[str | int] | None = None
+) -> tuple[Signal, list[Marked]]:
+    """Read one modality, with what is marked: `channels` of the file, by name or number from 1.
+
+    Without them those called `names`, else those whose names or types tell the modality, if they
+    are as many. Raises what `read_file` does.
+    """
+    try:
+        signals, marked, _ = read_file(path, {modality: list(channels or names)})
+    except ValueError as error:
+        try:
+            known = [] if channels else known_channels(path).get(modality, [])
+        except Exception:  # a damaged file may fail in any way; the first error says how
+            raise error from None
+        if len(known) != len(names):
+            raise
+        signals, marked, _ = read_file(path, {modality: known})
+    return signals[modality], marked
+
+
 def read_file(
     path: Path, channels: Mapping[str, Sequence[str | int]]
 ) -> tuple[dict[str, Signal], list[Marked], float]:
-    """Read one file: a WFDB record (``.hea``) or anything that MNE reads.
+    """Read one file: a WFDB record (``.hea``), a csv or anything that MNE reads.
+
+    A csv has a column ``time`` in seconds, evenly spaced, then one a channel: ``ECG (mV)``.
 
     `channels` are those of each modality, as the file names them or by their numbers in it, from 1.
     A file that is damaged or foreign, contradicts itself, lacks a channel or marks it as bad gives
@@ -70,7 +93,7 @@ def read_file(
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected a recording, found nothing")
     known = {".hea": (_wfdb, "a WFDB record"), ".bdf": (_edf, "a BDF file")}
-    known[".edf"] = (_edf, "an EDF file")
+    known |= {".edf": (_edf, "an EDF file"), ".csv": (_csv, "a csv of times and channels")}
     reader, kind = known.get(path.suffix.lower(), (_mne, "a file MNE reads"))
     picks = list(dict.fromkeys(name for names in channels.values() for name in names))
     with warnings.catch_warnings(record=True) as caught:
@@ -116,6 +139,9 @@ def known_channels(path: Path) -> dict[str, list[str | int]]:
     elif path.suffix.lower() in (".edf", ".bdf"):
         fields = edf_header(path)["fields"]
         names, rates, telling = fields["name"], fields["samples"], fields["name"]
+    elif path.suffix.lower() == ".csv":
+        names = telling = list(_table(path, rows=0)[1])
+        rates = [1] * len(names)
     else:
         import mne
 
@@ -210,6 +236,36 @@ def _wfdb(path: Path, picks: list[str | int]) -> Rows:
         values = list(np.ascontiguousarray(record.p_signal[:, places].T))
     rates = [float(record.fs) * record.samps_per_frame[i] for i in places]
     return Rows(values, rates, found, marked)
+
+
+# --- csv ------------------------------------------------------------------------------------------
+
+
+def _table(path: Path, rows: int | None = None) -> tuple[np.ndarray, dict[str, str], np.ndarray]:
+    """Times [n], unit by channel, values [n, channels]."""
+    import pandas as pd
+
+    table = pd.read_csv(path, skipinitialspace=True, nrows=rows)
+    heads = [re.fullmatch(r"\s*(.*?)\s*(?:[\[(](.*)[\])])?\s*", str(head)) for head in table]
+    (first, _), *units = [(head[1], head[2] or "") for head in heads]
+    if first.lower() not in ("time", "time_s", "t", "seconds"):
+        raise ValueError(f"the first column is not time but {first}")
+    return table.iloc[:, 0].to_numpy(float), dict(units), table.iloc[:, 1:].to_numpy(float)
+
+
+def _csv(path: Path, picks: list[str | int]) -> Rows:
+    times, units, values = _table(path)
+    places = _places(path, picks, list(units))
+    step = np.ptp(times) / (len(times) - 1)
+    expected, slack = np.arange(len(times)), max(np.median(np.diff(times)), 0.01) + 1e-9
+    for rate in (float(np.round(1 / step)), 1 / step):  # times are often rounded
+        if np.abs(times - times[0] - expected / rate).max() <= slack:
+            break
+    else:
+        raise ValueError("times are not evenly spaced")
+    rates, found = [rate] * len(places), [list(units.values())[i] for i in places]
+    begins = float(times[0]) if times[0] >= 1 else 0.0
+    return Rows([values[:, i].copy() for i in places], rates, found, [], begins)
 
 
 # --- EDF, BDF and what else MNE reads -------------------------------------------------------------
