@@ -1,4 +1,4 @@
-"""Command line: ``python -m biox data check READER FOLDER``."""
+"""Command line: ``python -m biox data check READER FOLDER``, ``python -m biox sweep NOTEBOOK``."""
 
 import argparse
 import sys
@@ -8,6 +8,8 @@ from hashlib import blake2b
 from types import ModuleType
 
 import numpy as np
+
+from biox import sweep
 
 PIECE = 10.0
 """Length in seconds of the pieces that are judged sound or not."""
@@ -22,7 +24,10 @@ def main(arguments: list[str] | None = None) -> int:
     task = tasks.add_parser("check", help="read all recordings; say what is missing or damaged")
     task.add_argument("reader", help="a reader, or a data set of params.yaml", metavar="READER")
     task.add_argument("folder", help="where the files are", metavar="FOLDER")
+    sweep.add_arguments(commands.add_parser("sweep", help="run a notebook for a grid of settings"))
     parsed = parser.parse_args(arguments)
+    if parsed.command == "sweep":
+        return sweep.command(parsed)
     return check(parsed.reader, parsed.folder)
 
 
