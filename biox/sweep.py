@@ -1,12 +1,11 @@
 """Sweeps: a notebook for every combination of parameters, here, side by side, or on a cluster.
 
 A *cell* is one combination. It runs as plain papermill; its results, the executed notebook and its
-scores go to ``data/sweep/cells/NAME/CELL``. The folder's name ends with a digest of notebook,
-parameters, code, settings and data, so what has that name is finished. A cell is written under a
-temporary name and renamed: one that was killed leaves nothing that looks finished.
+scores go to ``data/sweep/cells/NAME/CELL``, a name that ends with a digest of notebook, parameters,
+code, settings and data. A cell is written under a temporary name and renamed when it is finished.
 """
 
-import argparse
+import fnmatch
 import hashlib
 import itertools
 import json
@@ -17,14 +16,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import yaml
 
@@ -33,7 +31,6 @@ from biox.notebook import declared_parameters, project_root
 
 HOME = PATHS.results("sweep", "cells")
 ROUNDS = 3  # how often a cell is started whose worker or kernel was killed
-LARGEST_ARRAY = 1000  # jobs in a SLURM array; its usual limit (MaxArraySize) is 1001
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,6 @@ class Cell:
     parameters: dict[str, Any]  # as the notebook names them, such as ``seeds: [3]``
     code: str  # digest of notebook, code and settings
     folder: Path
-
     failure: Path  # folder of what a failed cell left, with ``error.txt``
 
     @property
@@ -69,10 +65,9 @@ def read_grid(words: Sequence[str], notebook: str) -> dict[str, list]:
     """
     given: list[tuple[str, Any]] = []
     for word in words:
-        if "=" in word:
-            given.append(tuple(word.split("=", 1)))
-            continue
-        content = yaml.safe_load(Path(word).read_text()) if Path(word).is_file() else None
+        content = dict([word.split("=", 1)]) if "=" in word else None
+        if content is None and Path(word).is_file():
+            content = yaml.safe_load(Path(word).read_text())
         if not isinstance(content, dict):
             raise ValueError(f"{word}: expected NAME=VALUES or a YAML file of such, found neither")
         given += content.items()
@@ -91,13 +86,12 @@ def read_grid(words: Sequence[str], notebook: str) -> dict[str, list]:
 
 
 def _expand(name: str, value: Any, kind: str, optional: bool) -> list:
-    """Values that a word stands for, of the notebook's type."""
+    """Values that a word stands for."""
     if ends := re.fullmatch(r"(-?\d+)\.\.(-?\d+)", str(value)):
         return list(range(int(ends[1]), int(ends[2]) + 1))
-    if name == "direction":
-        pattern, settings = "*" if value == "all" else str(value), load_settings()
-        found = [one for one in settings.directions if fnmatch(one, pattern)]
-        return found if found or settings.direction(pattern) else []  # it raises
+    if name == "direction":  # one that does not exist is refused by `plan`
+        pattern = "*" if value == "all" else str(value)
+        return fnmatch.filter(load_settings().directions, pattern) or [value]
     read = yaml.safe_load(value) if isinstance(value, str) and kind != "str" else value
     if kind == "float" and re.fullmatch(r"[-+\d.]+(e[-+]?\d+)?", str(read)):
         read = float(read)  # YAML reads 1e-3 as text
@@ -111,15 +105,16 @@ def _expand(name: str, value: Any, kind: str, optional: bool) -> list:
 def plan(notebook: str, grid: Mapping[str, Sequence], name: str | None = None) -> list[Cell]:
     """List the cells of a grid; `name` is their folder's, None: the notebook's."""
     declared, cells = declared_parameters(Path(notebook)), []
+    if "direction" in declared and "direction" not in grid:
+        raise ValueError("direction: expected values, such as direction=all, found none")
     for combination in itertools.product(*grid.values()):
         values = dict(zip(grid, combination, strict=True))
         parameters = {key: value for key, value in values.items() if key in declared}
         parameters |= {f"{key}s": [value] for key, value in values.items() if key not in declared}
-        code = _code(notebook, values.get("direction"))
-        made = [code, parameters, _data(values.get("direction"))]
-        label = ",".join(f"{key}={value}" for key, value in values.items())
-        label = re.sub(r"[^\w.,=-]+", "_", label)[:150] or "all"
-        path = HOME / (name or Path(notebook).stem) / f"{label}-{_sha(made)[:10]}"
+        direction, code = values.get("direction"), _code(notebook, values.get("direction"))
+        label = ",".join(f"{key}={value}" for key, value in values.items())[:150]
+        label += f"-{_sha([code, parameters, _data(direction)])[:10]}"
+        path = HOME / (name or Path(notebook).stem) / re.sub(r"[^\w.,=-]+", "_", label)
         paths = path, path.with_name(f"{path.name}.failed")
         cells.append(Cell(notebook, values, parameters, code, *paths))
     return cells
@@ -128,15 +123,14 @@ def plan(notebook: str, grid: Mapping[str, Sequence], name: str | None = None) -
 @cache
 def _code(notebook: str, direction: str | None) -> str:
     """Digest of the notebook's cells, of biox without its commands, and of the settings."""
-    settings = load_settings().model_dump()
+    settings, cells = load_settings(), json.loads(Path(notebook).read_text())["cells"]
+    values = settings.model_dump()
     if direction:  # a new direction or data set changes nothing for the others
-        own = settings["directions"][direction]
-        settings |= {"directions": own, "datasets": settings["datasets"][own["dataset"]]}
-    parts = [json.loads(Path(notebook).read_text())["cells"], settings]
-    for file in sorted(Path(__file__).parent.rglob("*.py")):
-        if file.name not in ("sweep.py", "__main__.py"):
-            parts.append([file.name, digest(file)])
-    return _sha(parts)
+        own = settings.direction(direction)
+        values |= {"directions": own.model_dump(), "datasets": values["datasets"][own.dataset]}
+    files = sorted(Path(__file__).parent.rglob("*.py"))
+    files = [file for file in files if file.name not in ("sweep.py", "__main__.py")]
+    return _sha([cells, values, [[file.name, digest(file)] for file in files]])
 
 
 def _sha(content: Any) -> str:
@@ -148,8 +142,8 @@ def _data(direction: str | None) -> list[list[str]]:
     """Digests of the files that a bridge of the direction is trained from."""
     if direction is None:
         return []
-    roots = PATHS.activations(direction, "pair").parent, PATHS.teacher(direction)
-    roots += (PATHS.positions(direction),)
+    kinds = PATHS.activations(direction, "pair").parent, PATHS.teacher(direction)
+    roots = [*kinds, PATHS.positions(direction)]
     if missing := [str(path) for path in roots if not path.exists()]:
         raise ValueError(f"{missing}: expected, found none; run: dvc repro positions@{direction}")
     files = [file for root in roots for file in (root, *sorted(root.rglob("*"))) if file.is_file()]
@@ -163,11 +157,10 @@ def run_cells(cells: Sequence[Cell], root: str, threads: int) -> None:
     as ``CUDA_VISIBLE_DEVICES``, reaches the kernels.
     """
     os.chdir(root)
-    before = dict(os.environ)
-    names = [f"{library}_NUM_THREADS" for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")]
+    before, limits = dict(os.environ), ["LOKY_MAX_CPU_COUNT"]
+    limits += [f"{library}_NUM_THREADS" for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")]
     own = tempfile.mkdtemp(prefix="biox-", dir=os.environ.get("SLURM_TMPDIR"))
-    os.environ |= dict.fromkeys([*names, "LOKY_MAX_CPU_COUNT"], str(threads))
-    os.environ |= {"JUPYTER_RUNTIME_DIR": own}
+    os.environ |= dict.fromkeys(limits, str(threads)) | {"JUPYTER_RUNTIME_DIR": own}
     try:
         for cell in _missing(cells):
             _run_cell(cell, own)
@@ -180,7 +173,7 @@ def run_cells(cells: Sequence[Cell], root: str, threads: int) -> None:
 def _run_cell(cell: Cell, sockets: str) -> None:
     """Run a cell under a temporary name, then rename; what failed is kept, with ``error.txt``.
 
-    A cell whose kernel was killed is neither finished nor failed: it will be started again.
+    A cell whose kernel was killed is neither: it will be started again.
     """
     import papermill
     from nbclient.exceptions import DeadKernelError
@@ -189,8 +182,8 @@ def _run_cell(cell: Cell, sockets: str) -> None:
     from biox import metrics
 
     label, key = cell.folder.name.rsplit("-", 1)
-    part = cell.folder.with_name(f".{key}-{uuid4().hex[:8]}")
-    part.mkdir(parents=True)
+    part = cell.folder.with_name(f".{key}-{os.uname().nodename}-{os.getpid()}")
+    part.mkdir(parents=True, exist_ok=True)
     page, parameters, error = part / f"{label}.ipynb", dict(cell.parameters), ""
     if "name" in declared_parameters(Path(cell.notebook)):
         parameters["name"] = part.relative_to(HOME.parent).as_posix()
@@ -200,7 +193,7 @@ def _run_cell(cell: Cell, sockets: str) -> None:
         _code.cache_clear()
         if _code(cell.notebook, cell.values.get("direction")) != cell.code:
             raise ValueError("code, notebook or settings changed since the sweep was started")
-        options = {"progress_bar": False, "config": Config({"KernelManager": kernel})}
+        options = {"config": Config({"KernelManager": kernel}), "progress_bar": False}
         papermill.execute_notebook(cell.notebook, page, parameters, **options)
         if (part / "runs.csv").is_file():
             predictions, _, runs = metrics.read_results(part)
@@ -233,9 +226,8 @@ def collect(cells: Sequence[Cell]) -> Any:
     rows = []
     for cell in cells:
         about = {k: str(v) if isinstance(v, list | None) else v for k, v in cell.values.items()}
-        about |= {"state": cell.state, "error": "", "folder": cell.folder.as_posix()}
-        if cell.state == "failed":
-            about["error"] = (cell.failure / "error.txt").read_text()
+        error = (cell.failure / "error.txt").read_text() if cell.state == "failed" else ""
+        about |= {"state": cell.state, "error": error, "folder": cell.folder.as_posix()}
         scores = cell.folder / "scores.csv"
         found = pd.read_csv(scores).to_dict("records") if scores.is_file() else [{}]
         rows += [about | row for row in found]
@@ -276,21 +268,19 @@ def start(
     cells: Sequence[Cell], cluster: str | None = None, workers: int = 1, bundle: int | None = None,
     threads: int = 1, gpus: int = 0, timeout_min: int = 1440, **slurm: Any,
 ) -> Iterator[None]:  # fmt: skip
-    """Run cells, here or in jobs of submitit; yield now and then, until no job is left.
-
-    The arguments are those of ``python -m biox sweep``; `slurm` goes to `submitit.SlurmExecutor`.
-    """
+    """Run cells, here or in jobs of submitit; yield now and then, until none is left."""
     root, logs = str(Path.cwd()), HOME.absolute() / "jobs" / f"{time.time():.0f}-{os.getpid()}"
+    for cell in cells if cluster is None else []:
+        run_cells([cell], root, threads)
+        yield
     if not cells or cluster is None:
-        for cell in cells:
-            run_cells([cell], root, threads)
-            yield
         return
     if find_spec("submitit") is None:
         raise ValueError("expected submitit, found none: pip install 'biox[cluster]'")
     import submitit
 
-    size = bundle or -(-len(cells) // (4 * workers if cluster == "local" else LARGEST_ARRAY))
+    most = 4 * workers if cluster == "local" else 1000  # SLURM's MaxArraySize is often 1001
+    size = bundle or -(-len(cells) // most)
     bundles = [cells[i : i + size] for i in range(0, len(cells), size)]
     if cluster == "local":
         executor = submitit.LocalExecutor(logs)
@@ -330,35 +320,15 @@ def _slurm(executor, bundles: list, rest: tuple) -> Iterator[None]:
     """
     jobs = executor.map_array(run_cells, bundles, *([one] * len(bundles) for one in rest))
     asked = ["squeue", "--noheader", "--format=%i", "--jobs", jobs[0].job_id.split("_")[0]]
-    answer = None
-    while answer is None or answer.stdout.strip() or answer.returncode:
+    left = True
+    while left:
         time.sleep(3)
         yield
         answer = subprocess.run(asked, capture_output=True, text=True)
-        if "Invalid job id" in answer.stderr:  # it ended a while ago; other errors: ask again
-            return
+        left = answer.stdout.strip() or answer.returncode and "Invalid job id" not in answer.stderr
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of ``python -m biox sweep``."""
-    add = parser.add_argument
-    of_grid = "rank=4,8,16, seed=0..4, direction=all (or wesad-*), or a YAML file"
-    add("notebook", help="a template, such as notebooks/06_bridge.ipynb")
-    add("--grid", nargs="+", required=True, metavar="NAME=VALUES", help=of_grid)
-    add("--name", help="folder in data/sweep/cells; default: the notebook's name")
-    add("--retry", action="store_true", help="also run the cells that failed")
-    add("--cluster", choices=["local", "slurm"], help="side by side, by submitit")
-    add("--workers", type=int, default=1, help="jobs at the same time (local)")
-    add("--max-parallel", type=int, default=20, dest="array_parallelism", help="... (SLURM)")
-    add("--bundle", type=int, help="cells of one job")
-    add("--threads", type=int, default=1, help="of one job")
-    add("--gpus", type=int, default=0, help="of one job; with 0, local jobs see none")
-    add("--timeout-min", type=int, default=1440, help="of one job")
-    add("--partition", help="of SLURM")
-    add("--options", nargs="+", default=[], metavar="account=NAME", help="of sbatch")
-
-
-def command(given: argparse.Namespace) -> int:
+def command(given: Namespace) -> int:
     """Run a sweep; name cells without results; return 0 if every cell is finished."""
     how = {k: v for k, v in vars(given).items() if k not in ("command", "notebook", "grid")}
     try:
@@ -371,9 +341,9 @@ def command(given: argparse.Namespace) -> int:
         print(error, file=sys.stderr)
         return 1
     cells = rows.drop_duplicates("folder")
-    for row in cells[cells["state"] != "finished"].to_dict("records"):
-        reason = row["error"] or f"killed {ROUNDS} times, see {HOME / 'jobs'}"
-        print(f"{row['state']}: {Path(row['folder']).name}: {reason}")
+    for row in cells[cells["state"] != "finished"].itertuples():
+        reason = row.error or f"killed {ROUNDS} times, see {HOME}/jobs"
+        print(f"{row.state}: {Path(row.folder).name}: {reason}")
     counts = ", ".join(f"{n} {state}" for state, n in cells["state"].value_counts().items())
     print(f"{counts}; table: {Path(cells['folder'].iloc[0]).parent / 'table.csv'}")
     return int(any(cells["state"] != "finished"))

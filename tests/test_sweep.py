@@ -100,6 +100,7 @@ def test_a_grid_is_read_as_the_notebook_declares_its_parameters(project):
         (["rank=1.5"], "rank: expected int, found '1.5'"),
         (["lr=fast"], "lr: expected float, found 'fast'"),
         (["direction=wesad"], "direction: expected one of .*, found 'wesad'"),
+        (["rank=4"], "direction: expected values, such as direction=all, found none"),
         (["nothing.yaml"], "nothing.yaml: expected NAME=VALUES or a YAML file"),
         (["direction=wesad-ppg2ecg"], "data/activations/wesad-ppg2ecg.*dvc repro positions@wesad"),
     ],
