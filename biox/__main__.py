@@ -1,4 +1,4 @@
-"""Command line: ``python -m biox data check READER FOLDER``, ``pack``, ``predict``, ``export``."""
+"""Command line: ``python -m biox data check | sweep | pack | predict | export``."""
 
 import argparse
 import sys
@@ -8,6 +8,8 @@ from hashlib import blake2b
 from types import ModuleType
 
 import numpy as np
+
+from biox import sweep
 
 PIECE = 10.0
 """Length in seconds of the pieces that are judged sound or not."""
@@ -36,12 +38,34 @@ def main(arguments: list[str] | None = None) -> int:
     task = commands.add_parser("export", help="write a bridge as one ONNX graph")
     task.add_argument("bridge", help="folder of `pack`", metavar="FOLDER")
     task.add_argument("file", help="to write", metavar="FILE.onnx")
+    add_sweep(commands.add_parser("sweep", help="run a notebook for a grid of settings"))
     parsed = parser.parse_args(arguments)
+    if parsed.command == "sweep":
+        return sweep.command(parsed)
     if parsed.command in ("pack", "predict", "export"):
         from biox import predict
 
         return predict.main(parsed)
     return check(parsed.reader, parsed.folder)
+
+
+def add_sweep(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``python -m biox sweep``."""
+    add = parser.add_argument
+    of_grid = "rank=4,8,16, seed=0..4, direction=all (or wesad-*), or a YAML file"
+    add("notebook", help="a template, such as notebooks/06_bridge.ipynb")
+    add("--grid", nargs="+", required=True, metavar="NAME=VALUES", help=of_grid)
+    add("--name", help="folder in data/sweep/cells; default: the notebook's name")
+    add("--retry", action="store_true", help="also run the cells that failed")
+    add("--cluster", choices=["local", "slurm"], help="side by side, by submitit")
+    add("--workers", type=int, default=1, help="jobs at the same time (local)")
+    add("--max-parallel", type=int, default=20, dest="array_parallelism", help="... (SLURM)")
+    add("--bundle", type=int, help="cells of one job")
+    add("--threads", type=int, default=1, help="of one job")
+    add("--gpus", type=int, default=0, help="of one job; with 0, local jobs see none")
+    add("--timeout-min", type=int, default=1440, help="of one job")
+    add("--partition", help="of SLURM")
+    add("--options", nargs="+", default=[], metavar="account=NAME", help="of sbatch")
 
 
 def check(name: str, folder: str) -> int:
