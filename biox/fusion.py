@@ -74,8 +74,7 @@ class FusionModel(nn.Module):
         `inputs` are embeddings [n, width], or windows where the encoder is fine-tuned; modalities
         may be missing, not all of them. `dropped`, bool [n], makes one missing in single windows.
         """
-        some = next(iter(inputs.values()))
-        parts = []
+        some, parts = next(iter(inputs.values())), []
         for name, width in self.widths.items():
             if name not in inputs:
                 parts.append(some.new_zeros(len(some), width))

@@ -55,21 +55,13 @@ def load_parameters(notebook: str, namespace: Mapping[str, Any], section: str | 
     section : str, optional
         Section whose fields a parameter of the same name replaces, unless it is None. ``seeds``
         replaces the top-level list; ``direction`` puts in that direction's own values first.
-
-    Raises
-    ------
-    ValueError
-        Unknown parameter, wrong type, or a value that the settings refuse.
     """
     os.chdir(project_root())
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
     declared = declared_parameters(Path("notebooks") / f"{notebook}.ipynb")
     simple = (str, int, float, bool, list, dict, type(None))
-    given = {
-        name: value
-        for name, value in namespace.items()
-        if isinstance(value, simple) and not _OF_IPYTHON.fullmatch(name)
-    }
+    own = {k: v for k, v in namespace.items() if not _OF_IPYTHON.fullmatch(k)}
+    given = {k: v for k, v in own.items() if isinstance(v, simple)}
     for name, value in given.items():
         if name not in declared:
             raise ValueError(f"{notebook}: unknown parameter {name!r}, expected {list(declared)}")
@@ -158,11 +150,7 @@ def source(function: Callable) -> Any:
 
 
 def reported(direction: str) -> Any:
-    """Tabulate the paper's Table 1 on a transfer (``reported.yaml``), a row a method.
-
-    Scores are per cent; `trained parameters (M)` are millions. Empty for transfers that the paper
-    does not have.
-    """
+    """Tabulate the paper's Table 1 on a transfer (``reported.yaml``), in per cent; else empty."""
     import pandas as pd
     import yaml
 

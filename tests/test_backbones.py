@@ -75,7 +75,7 @@ def test_token_shapes_are_those_of_the_hidden_states(tiny, name):
     shapes = [backbone.token_shape(l) for l in range(backbone.n_layers + 1)]
     assert shapes == [tuple(h.shape[1:]) for h in states]
     assert backbone.pool(states[-1]).shape == (2, shapes[-1][1])
-    with pytest.raises(ValueError, match="token_shape: expected 0 <= l"):
+    with pytest.raises(ValueError, match="run: expected 0 <= start <= stop"):
         backbone.token_shape(backbone.n_layers + 1)
     with pytest.raises(ValueError, match="run: expected 0 <= start <= stop"):
         backbone.run(states[0], 2, 1)

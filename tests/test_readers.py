@@ -12,20 +12,20 @@ import pytest
 from raw_files import dreamer_person, heart, write_dreamer, write_fog, write_isruc, write_wesad
 from scipy.io import loadmat, savemat
 
-from biox.data.readers import dreamer, fog, isruc, reader_named, reader_names, wesad
+from biox.data.readers import READERS, dreamer, fog, isruc, reader_named, wesad
 from biox.data.windows import UNLABELLED
 
 WRITERS = {"wesad": write_wesad, "fog": write_fog, "isruc": write_isruc, "dreamer": write_dreamer}
 
 
 def test_readers_are_found_by_name():
-    assert set(WRITERS) < set(reader_names()) and "labels" not in reader_names()
+    assert set(WRITERS) < set(READERS) and "labels" not in READERS
     assert reader_named("fog") is fog
     with pytest.raises(ValueError, match="reader: expected one of bidmc, .* found 'wesda'"):
         reader_named("wesda")
 
 
-@pytest.mark.parametrize("name", reader_names())
+@pytest.mark.parametrize("name", READERS)
 def test_an_absent_data_set_is_described_in_one_sentence(name, tmp_path):
     reader = reader_named(name)
     for folder in (tmp_path, tmp_path / "nowhere"):

@@ -233,8 +233,6 @@ class Backbone(nn.Module):
 
         ``l = n_layers`` is the last layer's output.
         """
-        if not 0 <= l <= self.n_layers:
-            raise ValueError(f"token_shape: expected 0 <= l <= {self.n_layers}, found {l}")
         training = self.training
         self.eval()
         weight, spec = next(self.parameters()), self.input_spec

@@ -138,18 +138,16 @@ def pretrain(
     curve = np.zeros((epochs, 3))
     for epoch in trange(epochs, desc="pretraining", disable=None):
         pretext.train()
-        steps = [
-            (corpus, h + rows)
-            for corpus, h in zip(corpora, held_out, strict=True)
-            for rows in _batches(len(corpus.x) - h, batch)
-        ]
+        steps = []
+        for corpus, h in zip(corpora, held_out, strict=True):
+            steps += [(corpus, h + rows) for rows in _batches(len(corpus.x) - h, batch)]
         for i in torch.randperm(len(steps)).tolist():
             corpus, rows = steps[i]
             losses = pretext.losses(corpus.x[rows].to(device), corpus.targets[rows].to(device))
             if not torch.isfinite(torch.stack(losses)).all():
+                found = f"{losses[0].item()} (parameters), {losses[1].item()} (hidden tokens)"
                 raise FloatingPointError(
-                    f"pretraining: expected finite losses, found {losses[0].item()} (parameters) "
-                    f"and {losses[1].item()} (hidden tokens) at learning rate {lr}"
+                    f"pretraining: expected finite losses, found {found} at learning rate {lr}"
                 )
             optimizer.zero_grad(set_to_none=True)
             (losses[0] + reconstruction * losses[1] + common * losses[2]).backward()
@@ -158,13 +156,10 @@ def pretrain(
             schedule.step()
             curve[epoch] += torch.stack(losses).detach().cpu().numpy() / len(steps)
     pretext.eval()
+    held = [(c.x[:h], c.targets[:h]) for c, h in zip(corpora, held_out, strict=True)]
     with torch.no_grad():
-        parts = [
-            (pretext.predict(x.to(device)).cpu(), y)
-            for corpus, h in zip(corpora, held_out, strict=True)
-            for x, y in zip(corpus.x[:h].split(batch), corpus.targets[:h].split(batch), strict=True)
-        ]
-    predicted, truth = map(torch.cat, zip(*parts, strict=True))
+        parts = [pretext.predict(x.to(device)).cpu() for xs, _ in held for x in xs.split(batch)]
+    predicted, truth = torch.cat(parts), torch.cat([y for _, y in held])
     r2 = 1 - (predicted - truth).square().mean(0) / truth.var(0)
     backbone.eval().requires_grad_(False).to("cpu")
     return curve, r2.numpy()

@@ -206,10 +206,7 @@ def segment_starts(samples: int, size: int) -> list[int]:
 
 
 def to_segments(x: np.ndarray, rate: float, settings: CardioGAN) -> np.ndarray:
-    """Windows [n, 1, samples] at `rate` -> segments [n, segments, size] scaled to [-1, 1].
-
-    A constant segment becomes zeros.
-    """
+    """Windows [n, 1, samples] at `rate` -> segments [n, segments, size] in [-1, 1], constants 0."""
     x = polyphase(np.asarray(x[:, 0], np.float64), rate, settings.rate)
     size = settings.samples
     cut = np.stack([x[:, i : i + size] for i in segment_starts(x.shape[1], size)], axis=1)
@@ -267,8 +264,7 @@ def adversarial_loss(
     networks: Networks, x: Mapping[str, Tensor], real: bool, settings: CardioGAN
 ) -> Tensor:
     """Weighted cross-entropy of all discriminators' logits for segments x to the class `real`."""
-    weights = {"time": settings.alpha, "frequency": settings.beta}
-    total = torch.zeros((), device=x["old"].device)
+    weights, total = {"time": settings.alpha, "frequency": settings.beta}, 0.0
     for side, discriminators in networks.discriminators.items():
         for domain, discriminator in discriminators.items():
             logits = discriminator(x[side])

@@ -187,8 +187,7 @@ def condition(
         raise ValueError(
             f"{spec.modality}: expected at least {MIN_SECONDS:g} s, found {signal.seconds:.3g} s"
         )
-    broken = int((~np.isfinite(signal.values)).sum())
-    if broken:
+    if broken := int((~np.isfinite(signal.values)).sum()):
         raise ValueError(f"{spec.modality}: expected finite values, found {broken} that are not")
     resample, n = RESAMPLERS[resampling], signal.values.shape[1]
     shift = (n - 1) / signal.rate - (n_resampled(n, signal.rate, spec.rate) - 1) / spec.rate

@@ -19,8 +19,8 @@ from pathlib import Path
 from pkgutil import iter_modules
 from types import ModuleType
 
-NO_READERS = {"files", "labels"}
-"""Modules of this package that are not readers."""
+READERS = sorted({module.name for module in iter_modules(__path__)} - {"files", "labels"})
+"""Names of all readers; the other modules here are what they share."""
 
 
 @dataclass(frozen=True)
@@ -29,16 +29,12 @@ class Origin:
 
     Attributes
     ----------
-    title : str
-        Its name as published.
-    database : str
-        Where it is offered.
-    files : str
-        The files a reader needs, by their published names.
+    title, files : str
+        The published names of the data set and of the files a reader needs.
     licence, citation : str
         As known to us; the source's own page decides.
-    url : str
-        Where to download it.
+    database, url : str
+        Where it is offered.
     subjects : tuple of str
         The subjects that the data set has, where they are known.
     """
@@ -75,21 +71,10 @@ class Origin:
         return path
 
 
-def reader_names() -> list[str]:
-    """Names of all readers."""
-    return sorted({module.name for module in iter_modules(__path__)} - NO_READERS)
-
-
 def reader_named(name: str) -> ModuleType:
-    """Return the reader of that name.
-
-    Raises
-    ------
-    ValueError
-        There is no such reader.
-    """
-    if name not in reader_names():
-        raise ValueError(f"reader: expected one of {', '.join(reader_names())}, found {name!r}")
+    """Return the reader of that name; ValueError if there is none."""
+    if name not in READERS:
+        raise ValueError(f"reader: expected one of {', '.join(READERS)}, found {name!r}")
     return import_module(f"{__name__}.{name}")
 
 

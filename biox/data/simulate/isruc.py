@@ -83,13 +83,11 @@ def sleep_ecg(rng: Generator, stages: np.ndarray, n: int, effect: float) -> np.n
         return mean + reaction(rng, stages, effect, table)
 
     speed = track(rng.normal(15, 2), {WAKE: (1.0, 1.0), N3: (0.3, 0.5), REM: (0.8, 1.0)})
-    irregular = np.exp(
-        track(np.log(0.12), {WAKE: (0.6, 0.3), N2: (-0.3, 0.2), N3: (-0.6, 0.2), REM: (0.5, 0.3)})
-    )
+    table = {WAKE: (0.6, 0.3), N2: (-0.3, 0.2), N3: (-0.6, 0.2), REM: (0.5, 0.3)}
+    irregular = np.exp(track(np.log(0.12), table))
     resp = phys.breathing(rng, np.clip(speed + 0.6 * wander(rng, grid, 40), 8, 28), irregular)
-    bpm = track(
-        rng.uniform(54, 74), {WAKE: (11.0, 4.0), N2: (-2.0, 1.5), N3: (-2.0, 2.0), REM: (2.0, 2.0)}
-    )
+    table = {WAKE: (11.0, 4.0), N2: (-2.0, 1.5), N3: (-2.0, 2.0), REM: (2.0, 2.0)}
+    bpm = track(rng.uniform(54, 74), table)
     rsa = np.exp(track(rng.normal(0, 0.3), {WAKE: (-0.5, 0.25), N3: (0.2, 0.25), REM: (-0.3, 0.2)}))
     slow = np.exp(track(rng.normal(0, 0.3), {WAKE: (0.45, 0.25), N3: (-0.5, 0.3), REM: (0.3, 0.2)}))
     # An arousal in wake carries the heart with it.
