@@ -109,9 +109,9 @@ def limit_threads(n: int | None) -> None:
         sys.modules["torch"].set_num_threads(n)
 
 
-def project_root() -> Path:
-    """Find the folder that holds params.yaml and dvc.yaml, upwards from here."""
-    start = Path.cwd()
+def project_root(start: Path | None = None) -> Path:
+    """Find the folder that holds params.yaml and dvc.yaml, upwards from `start` or from here."""
+    start = (start or Path.cwd()).resolve()
     for folder in (start, *start.parents):
         if (folder / "params.yaml").is_file() and (folder / "dvc.yaml").is_file():
             return folder

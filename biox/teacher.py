@@ -89,14 +89,17 @@ def choose_penalty(features: Tensor, y: np.ndarray, subjects: np.ndarray) -> flo
     """Choose the head's C by log loss on left-out subjects; ties go to the stronger penalty.
 
     A few validation subjects are too few to choose by, so every subject of train and val is left
-    out once (in at most eight groups). Of a single subject, fifths of each class are left out.
+    out once (in at most eight groups). Of a single subject, or where the others would be of one
+    class, fifths of each class are left out.
     Classes weigh equally. The loss judges probabilities, which distillation and calibration read;
     accuracy on a handful of subjects changes by whole subjects.
     """
     n_subjects = len(np.unique(subjects))
     folds, groups = StratifiedKFold(5), None
     if n_subjects > 1:
-        folds, groups = GroupKFold(min(8, n_subjects)), subjects
+        by_subject = GroupKFold(min(8, n_subjects))
+        if all(len(set(y[rows])) > 1 for rows, _ in by_subject.split(y, groups=subjects)):
+            folds, groups = by_subject, subjects
     losses, weights = [], compute_sample_weight("balanced", y)
     for penalty in PENALTIES:
         regression = LogisticRegression(C=penalty, class_weight="balanced", max_iter=5000)

@@ -198,7 +198,7 @@ def test_a_direction_may_name_both_models(content, tmp_path):
     assert (found.old_key, found.new_key) == ("ecg_cbramod", "eeg_cbramod")
     assert settings.keys_of("dreamer") == ["ecg_cbramod", "eeg_cbramod"]
     put(content, "directions.dreamer-ecg2eeg.models", {"ecg": "eeg_cbramod"})
-    message = "dreamer-ecg2eeg.models.ecg: expected a model of ecg, found eeg_cbramod of eeg"
+    message = "dreamer-ecg2eeg.models.ecg: expected a model of ecg, found one of eeg"
     with pytest.raises(ValueError, match=message):
         load(content, tmp_path)
 

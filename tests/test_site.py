@@ -236,7 +236,7 @@ def test_simulated_and_real_are_marked(site):
     assert badges("99_made") == ["real recordings: BIDMC"]
     assert badges("06_bridge-wesad-ppg2ecg") == ["simulated recordings: WESAD"]
     assert badges("08_table1") == [
-        "simulated recordings: FOG, ISRUC, WESAD",
+        "simulated recordings: DREAMER, FOG, ISRUC, WESAD",
         "real recordings: BIDMC, EEGMAT",
     ]
 
