@@ -22,6 +22,7 @@ import os
 import shutil
 import sys
 import tempfile
+import warnings
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -413,7 +414,9 @@ def export_onnx(model: BridgedModel, path: Path | str) -> float:
     names = {"input_names": ["window"], "output_names": ["probabilities"]}
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         part = Path(folder) / path.name
-        graph = torch.onnx.export(whole, (x[0],), dynamo=True, verbose=False, **names)
+        with warnings.catch_warnings():  # of torch's exporter about torch itself
+            warnings.simplefilter("ignore", FutureWarning)
+            graph = torch.onnx.export(whole, (x[0],), dynamo=True, verbose=False, **names)
         graph.model.metadata_props["biox"] = json.dumps(model.recipe)
         graph.save(part)
         run = onnxruntime.InferenceSession(part, providers=["CPUExecutionProvider"]).run
