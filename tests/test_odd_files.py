@@ -17,6 +17,7 @@ from biox.config import Dataset
 from biox.data.conditioning import condition
 from biox.data.quality import RANGES, bad_windows, beats_per_minute, checked, implausible
 from biox.data.readers import bidmc, dreamer, fog, recordings
+from biox.data.readers.files import known_channels, read_file
 from biox.data.splits import (
     PUBLISHED_FRACTIONS,
     blocked_split,
@@ -363,6 +364,28 @@ def test_bad_channels_are_refused_where_picked(tmp_path):
     odd.fif(tmp_path / "a_raw.fif", channels, 200.0, bads=["C3"])
     assert read(tmp_path, {"eeg": ["F3"]}).seconds == 30
     refused(tmp_path, {"eeg": ["F3", "C3"]}, r"found \['C3'\] marked as bad")
+
+
+def test_bad_channels_of_a_bids_table_are_refused_where_picked(tmp_path):
+    channels = [(name, "eeg", 1e-6 * odd.brain(odd.clock(30, 200))) for name in ("F3", "C3")]
+    odd.fif(tmp_path / "sub-1_task-x_eeg.fif", channels, 200.0)
+    (tmp_path / "sub-1_task-x_channels.tsv").write_text("name\tstatus\nF3\tgood\nC3\tbad\n")
+    path = tmp_path / "sub-1_task-x_eeg.fif"
+    assert read_file(path, {"eeg": ["F3"]})[0]["eeg"].seconds == 30
+    assert known_channels(path) == {"eeg": ["F3"]}
+    with pytest.raises(ValueError, match=r"found \['C3'\] marked as bad"):
+        read_file(path, {"eeg": ["C3"]})
+
+
+def test_a_wrong_checksum_of_a_wfdb_record_is_named(tmp_path, caplog):
+    t = odd.clock(20, 250)
+    path = odd.wfdb(tmp_path, "a", [odd.beats(t, 70)], 250, ["mV"])
+    assert read_file(path, {"ecg": ["II"]})[0]["ecg"].rate == 250 and not caplog.text
+    samples = np.fromfile(path.with_suffix(".dat"), "<i2")
+    samples[1000] += 7
+    samples.tofile(path.with_suffix(".dat"))
+    read_file(path, {"ecg": ["II"]})
+    assert "II: expected the checksum" in caplog.text
 
 
 @pytest.mark.parametrize("code", [0.0, -1.0, 32767.0, -32768.0])

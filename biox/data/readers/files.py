@@ -4,17 +4,22 @@ A header is checked against its file before it is believed. Samples stand where 
 puts them; pauses, and what the file marks as bad, are NaN. Warnings of MNE and wfdb are logged.
 """
 
+from __future__ import annotations
+
 import logging
 import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from biox.data.conditioning import VOLTS, interpolated
 from biox.data.windows import Marked, Signal
+
+if TYPE_CHECKING:
+    import mne
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +153,7 @@ def known_channels(path: Path) -> dict[str, list[str | int]]:
         raw = mne.io.read_raw(path, verbose="ERROR")
         names, rates, types = raw.ch_names, [1] * len(raw.ch_names), raw.get_channel_types()
         telling = [kind if kind in KINDS else x for kind, x in zip(types, names, strict=True)]
-        for i in map(names.index, raw.info["bads"]):
+        for i in map(names.index, _bads(path, raw)):
             log.warning("%s: %s left out, it is marked as bad", path, names[i])
             telling[i] = ""
     found: dict[str, list[int]] = {}
@@ -222,8 +227,20 @@ def _wfdb(path: Path, picks: list[str | int]) -> Rows:
         edges = (np.cumsum([0, *header.seg_len]) / header.fs).tolist()
         stretches = zip(header.seg_name, edges, edges[1:], strict=False)
         marked = [(start, stop, "a pause") for name, start, stop in stretches if name == "~"]
-    record = wfdb.rdrecord(str(path.with_suffix("")), smooth_frames=not frames)
+    physical = joined  # of one segment, integers first: the header has checksums of them
+    record = wfdb.rdrecord(str(path.with_suffix("")), smooth_frames=not frames, physical=physical)
     places = _places(path, picks, record.sig_name)
+    if not joined:
+        for i in places:
+            x = record.e_d_signal[i] if frames else record.d_signal[:, i]
+            stated, found_sum = record.checksum[i], int(x.sum(dtype=np.int64)) & 0xFFFF
+            if stated and stated & 0xFFFF != found_sum:
+                warnings.warn(
+                    f"{record.sig_name[i]}: expected the checksum {stated & 0xFFFF} of the header, "
+                    f"found {found_sum}: the file was changed or damaged",
+                    stacklevel=1,
+                )
+        record.dac(expanded=frames, inplace=True)
     found = [record.units[i] or "" for i in places]
     for k, i in enumerate(places) if not joined else ():
         # no gain or one of 0: not calibrated; wfdb makes that 200 per mV
@@ -319,11 +336,9 @@ def _mne(path: Path, picks: list[str | int], paused: bool = False, **options) ->
     raw = mne.io.read_raw(path, verbose="WARNING", **options)
     places = _places(path, picks, raw.ch_names)
     names = [raw.ch_names[i] for i in places]
-    bad = [name for name in names if name in raw.info["bads"]]
-    if bad:
-        raise ValueError(
-            f"{path}: expected sound channels, found {bad} marked as bad (MNE's info['bads'])"
-        )
+    bads = _bads(path, raw)
+    if bad := [name for name in names if name in bads]:
+        raise ValueError(f"{path}: expected sound channels, found {bad} marked as bad")
     marked = {}
     # `raw` drops annotations after as many seconds as it has samples, which is too early
     for note in mne.read_annotations(path) if paused else raw.annotations:
@@ -339,6 +354,19 @@ def _mne(path: Path, picks: list[str | int], paused: bool = False, **options) ->
     data = raw.get_data(picks=once, verbose="WARNING")
     values = [data[once.index(i)] for i in places]
     return Rows(values, [rate] * len(places), units, list(marked), float(raw.first_time))
+
+
+def _bads(path: Path, raw: mne.io.BaseRaw) -> list[str]:
+    """Channels marked as bad by the file (MNE's info['bads']) or by the BIDS table beside it."""
+    import pandas as pd
+
+    table = path.with_name(path.stem.rpartition("_")[0] + "_channels.tsv")
+    bads = list(raw.info["bads"])
+    if table.is_file():
+        marks = pd.read_csv(table, sep="\t", dtype=str)
+        if {"name", "status"} <= set(marks):
+            bads += marks["name"][marks["status"].str.strip().str.lower() == "bad"].tolist()
+    return [name for name in raw.ch_names if name in bads]
 
 
 NOTES = re.compile("(EDF|BDF) Annotations")
