@@ -27,7 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dvc.repo import Repo
 total, begun, seen = len(Repo().index.stages), time.time(), set()
 branches = [["*@wesad*", "sweep@*"], ["*@isruc*", "*@fog*", "*@bidmc*", "*@eegmat*", "*@dreamer*"]]
-quiet = r"$$|> papermill |Input Notebook|Output Notebook|Executing|(Generating|Updating) lock|To track|To enable|\tgit add|\tdvc config|Use .dvc push|Data and pipelines"
+quiet = r"$$|\[IPKernelApp\]|> papermill |Input Notebook|Output Notebook|Executing|(Generating|Updating) lock|To track|To enable|\tgit add|\tdvc config|Use .dvc push|Data and pipelines"
 def repro(*targets):
     dvc = subprocess.Popen(["dvc", "--wait-for-lock", "repro", *targets], stdout=-1, stderr=-2, text=True, errors="replace")
     stage = since = None
@@ -110,10 +110,12 @@ lint: .venv/.installed ## style of code and notebooks
 	@.venv/bin/ruff check biox tests notebooks data docs
 	@.venv/bin/ruff format --check biox tests notebooks data docs
 
-bench: .venv/.installed ## what a training step of each method costs, at the published sizes
-	@echo "Measuring training steps with the published models, one process at a time (a quarter of an hour)."
-	@papermill notebooks/18_efficiency.ipynb notebooks/executed/18_efficiency.ipynb
-	@echo "Where to look: notebooks/executed/18_efficiency.ipynb and figures/tables/efficiency.md"
+bench: .venv/.installed ## pages that run on request: cost of a step at published sizes, few pairs, other pretraining
+	@echo "Running three pages, one after another (about an hour)."
+	@for page in 18_efficiency 26_pairs 27_stand_ins; do \
+	  papermill "notebooks/$$page.ipynb" "notebooks/executed/$$page.ipynb"; \
+	done
+	@echo "Where to look: notebooks/executed and figures/tables."
 
 clean: ## remove caches; data, results and .venv stay
 	@echo "Removing caches of Python, pytest, ruff, hypothesis and Jupyter."
