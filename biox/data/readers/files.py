@@ -227,17 +227,17 @@ def _wfdb(path: Path, picks: list[str | int]) -> Rows:
         edges = (np.cumsum([0, *header.seg_len]) / header.fs).tolist()
         stretches = zip(header.seg_name, edges, edges[1:], strict=False)
         marked = [(start, stop, "a pause") for name, start, stop in stretches if name == "~"]
-    physical = joined  # of one segment, integers first: the header has checksums of them
-    record = wfdb.rdrecord(str(path.with_suffix("")), smooth_frames=not frames, physical=physical)
+    # integers first where there is one segment: the header has checksums of them
+    record = wfdb.rdrecord(str(path.with_suffix("")), smooth_frames=not frames, physical=joined)
     places = _places(path, picks, record.sig_name)
     if not joined:
         for i in places:
             x = record.e_d_signal[i] if frames else record.d_signal[:, i]
-            stated, found_sum = record.checksum[i], int(x.sum(dtype=np.int64)) & 0xFFFF
-            if stated and stated & 0xFFFF != found_sum:
+            stated, actual = record.checksum[i], int(x.sum(dtype=np.int64)) & 0xFFFF
+            if stated and stated & 0xFFFF != actual:
                 warnings.warn(
                     f"{record.sig_name[i]}: expected the checksum {stated & 0xFFFF} of the header, "
-                    f"found {found_sum}: the file was changed or damaged",
+                    f"found {actual}: the file was changed or damaged",
                     stacklevel=1,
                 )
         record.dac(expanded=frames, inplace=True)
@@ -358,11 +358,11 @@ def _mne(path: Path, picks: list[str | int], paused: bool = False, **options) ->
 
 def _bads(path: Path, raw: mne.io.BaseRaw) -> list[str]:
     """Channels marked as bad by the file (MNE's info['bads']) or by the BIDS table beside it."""
-    import pandas as pd
-
     table = path.with_name(path.stem.rpartition("_")[0] + "_channels.tsv")
     bads = list(raw.info["bads"])
     if table.is_file():
+        import pandas as pd
+
         marks = pd.read_csv(table, sep="\t", dtype=str)
         if {"name", "status"} <= set(marks):
             bads += marks["name"][marks["status"].str.strip().str.lower() == "bad"].tolist()
