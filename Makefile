@@ -25,7 +25,8 @@ define PROGRESS
 import re, subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from dvc.repo import Repo
-total, begun, seen = len(Repo().index.stages), time.time(), set()
+begun, seen, repo = time.time(), set(), Repo()
+total = len(repo.index.stages)
 branches = [["*@wesad*", "sweep@*"], ["*@isruc*", "*@fog*", "*@bidmc*", "*@eegmat*", "*@dreamer*"]]
 quiet = r"$$|\[IPKernelApp\]|> papermill |Input Notebook|Output Notebook|Executing|(Generating|Updating) lock|To track|To enable|\tgit add|\tdvc config|Use .dvc push|Data and pipelines"
 def repro(*targets):
@@ -46,8 +47,7 @@ def repro(*targets):
     if stage: print(f"         {stage}: {time.time() - since:.0f} s", flush=True)
     return dvc.wait()
 only = sys.argv[1:]
-stale = subprocess.run(["dvc", "repro", "--dry", *only], capture_output=True, text=True)
-if "Data and pipelines are up to date" in stale.stdout:
+if not repo.status(targets=only or None, with_deps=bool(only)):
     print(f"Data and pipelines are up to date: {total} stages, {time.time() - begun:.0f} s")
     sys.exit()
 failed = 0 if only else repro("pretrain", "dual_mask")

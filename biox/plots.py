@@ -143,33 +143,6 @@ def plot_predictions(frame: pd.DataFrame, signal, title: str = "") -> Figure:
     return figure
 
 
-def plot_training(curves: pd.DataFrame, loss: str = "1 - cosine") -> Figure:
-    """Draw loss and agreement with the teacher by epoch, a colour a seed, the kept epochs marked.
-
-    Parameters
-    ----------
-    curves : DataFrame
-        ``seed epoch train val agreement best``, as in ``curves.csv``; of one method.
-    loss : str
-        For the axis.
-    """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3))
-    for i, (seed, run) in enumerate(curves.groupby("seed")):
-        kept, style = run[run["epoch"] == run["best"]], {"color": _BLIND[i % len(_BLIND)]}
-        left.plot(run["epoch"], run["train"], lw=1, **style)
-        left.plot(run["epoch"], run["val"], lw=1, ls="--", **style)
-        left.plot(kept["epoch"], kept["val"], "*", ms=11, **style)
-        right.plot(run["epoch"], 100 * run["agreement"], lw=1, **style, label=f"seed {seed}")
-        right.plot(kept["epoch"], 100 * kept["agreement"], "*", ms=11, **style)
-    left.plot([], [], "k-", lw=1, label="pair")
-    left.plot([], [], "k--", lw=1, label="val")
-    left.set(xlabel="epoch", ylabel=f"loss ({loss})")
-    right.set(xlabel="epoch", ylabel="agreement on val (%)")
-    left.legend()
-    right.legend()
-    return figure
-
-
 def plot_confusion(
     counts: Mapping[str, np.ndarray], classes: Sequence[str] | Mapping[str, Sequence[str]]
 ) -> Figure:

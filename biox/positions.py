@@ -1,16 +1,16 @@
-"""Choices without labels: the bridge's positions, its settings, offsets of its predictions.
+"""Choices without labels: the bridge's positions, offsets of its predictions.
 
 Two-stage selection of positions (section 3.3): ``m = argmax_i probe_i`` (equation 4) and
 ``l = argmax_j CKA(new output m, old input j)`` (equation 5), where the probe predicts the teacher's
-pseudo-labels. Settings are compared, and offsets of subjects learnt, by predictions of bridges on
-paired subjects that they were not fitted to.
+pseudo-labels. Offsets of subjects are learnt from predictions on paired subjects that the bridge
+was not fitted to.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import helmert
@@ -18,7 +18,6 @@ from scipy.special import logsumexp, softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.model_selection import (
-    GroupKFold,
     StratifiedGroupKFold,
     StratifiedKFold,
     cross_val_score,
@@ -28,10 +27,6 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from biox.cka import linear_cka, varies
-from biox.training import fit_rows, predict
-
-if TYPE_CHECKING:
-    from biox.activations import FrozenDirection
 
 log = logging.getLogger(__name__)
 
@@ -127,16 +122,6 @@ def probe_folds(
     return scores
 
 
-def probe_score(
-    features: np.ndarray,
-    pseudo_labels: np.ndarray,
-    subjects: np.ndarray | None = None,
-    n_folds: int = 5,
-) -> float:
-    """Cross-validated macro-F1 of the probe (equation 4): the mean over `probe_folds`."""
-    return float(np.mean(probe_folds(features, pseudo_labels, subjects, n_folds)))
-
-
 def select_positions(
     new_outputs: Sequence[np.ndarray],
     old_inputs: Sequence[np.ndarray],
@@ -182,7 +167,7 @@ def select_positions(
     Raises
     ------
     ValueError
-        A position that is no layer or a dead one, no layer left, or activations that `probe_score`
+        A position that is no layer or a dead one, no layer left, or activations that `probe_folds`
         or `linear_cka` object to.
     """
     assert cka in ("debiased", "biased"), cka
@@ -195,7 +180,9 @@ def select_positions(
     alive = [_alive("output of new", outputs, m), _alive("input of old", inputs, l)]
     with threadpool_limits(1):
         probe = [
-            probe_score(new_outputs[i], pseudo_labels, subjects, n_folds) if lives else np.nan
+            float(np.mean(probe_folds(new_outputs[i], pseudo_labels, subjects, n_folds)))
+            if lives
+            else np.nan
             for i, lives in enumerate(alive[0])
         ]
         m = int(np.nanargmax(probe)) if m is None else m
@@ -229,37 +216,7 @@ def _alive(which: str, layers: Sequence[np.ndarray], given: int | None) -> list[
     return alive
 
 
-# --- settings and threshold -----------------------------------------------------------------------
-
-
-def out_of_fold(
-    frozen: FrozenDirection, *, seed: int = 0, lr: float = 1e-3, n_folds: int = 5, **bridge: Any
-) -> np.ndarray:
-    """Class probabilities [n, classes] of the paired windows, each from a bridge without it.
-
-    Folds are by subject. `agreement` of these with the teacher compares bridges without a label,
-    and `fit_offsets` learns from them.
-
-    Parameters
-    ----------
-    frozen : FrozenDirection
-    seed, n_folds : int
-    lr : float
-    **bridge
-        Put over the section `bridge` of the settings.
-    """
-    cached = frozen.activations["pair"]
-    folds = GroupKFold(min(n_folds, len(np.unique(cached.subjects))))
-    frozen = frozen.override(lr=lr, **bridge)
-    seen = frozen.override(centre="none") if frozen.settings.bridge.centre == "within" else frozen
-    pooled, probabilities = seen.pairs("pair").pooled, np.empty(cached.logits.shape)
-    for rows, held in folds.split(pooled, groups=cached.subjects):
-        if frozen.settings.bridge.epochs == 0:  # nothing to train, so no history either
-            model = frozen.bridge(seed, rows)
-        else:
-            model = fit_rows(frozen, rows, seed)[0]
-        probabilities[held] = predict(model, pooled[held]).numpy()
-    return probabilities
+# --- threshold ------------------------------------------------------------------------------------
 
 
 def remove_offsets(
@@ -284,7 +241,7 @@ def remove_offsets(
     probabilities : ndarray, [n, classes]
     subjects : ndarray, [n]
     held_out : ndarray, [k, classes]
-        Of windows that the method was not fitted on, see `out_of_fold`.
+        Of windows that the method was not fitted on.
     pseudo_labels, held_out_subjects : ndarray, [k]
         The teacher's predictions on these windows, and their subjects.
 

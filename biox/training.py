@@ -334,18 +334,15 @@ def fit_rows(
 # --- seeds and learning rates ---------------------------------------------------------------------
 
 
-def parallel(
-    tasks: Sequence[Callable[[], Any]], backend: str = "threading", n_jobs: int = -1
-) -> list:
+def parallel(tasks: Sequence[Callable[[], Any]], n_jobs: int = -1) -> list:
     """Run tasks side by side on the cores, each on one thread, so that no number depends on them.
 
-    Backend threading shares memory. Processes (loky) also share the work of Python itself, but take
-    seconds to start. `n_jobs` -1 is one a core; pass 1 for work on a GPU.
+    `n_jobs` -1 is one a core; pass 1 for work on a GPU.
     """
     before = torch.get_num_threads()
     try:
         with threadpool_limits(1):
-            return Parallel(n_jobs, backend=backend)(delayed(_on_one_thread)(t) for t in tasks)
+            return Parallel(n_jobs, backend="threading")(delayed(_on_one_thread)(t) for t in tasks)
     finally:
         torch.set_num_threads(before)
 
@@ -362,7 +359,6 @@ def run_seeds(
     seeds: Sequence[int],
     *,
     shape: tuple[int, int],
-    backend: str = "threading",
     n_jobs: int = -1,
 ) -> tuple[list[Result], pd.DataFrame]:
     """Train every method with every seed; find the learning rate with the first one.
@@ -378,7 +374,7 @@ def run_seeds(
     lrs, seeds : sequence
     shape : (int, int)
         Test windows and classes, for the NaN probabilities of failed runs.
-    backend, n_jobs
+    n_jobs : int
         See `parallel`.
 
     Returns
@@ -402,7 +398,7 @@ def run_seeds(
     def run(jobs: list[tuple[str, int, float]]) -> None:
         jobs = [job for job in jobs if job not in done]
         tasks = [partial(attempt, *job) for job in jobs]
-        done.update(zip(jobs, parallel(tasks, backend, n_jobs), strict=True))
+        done.update(zip(jobs, parallel(tasks, n_jobs), strict=True))
 
     first = seeds if len(lrs) == 1 else seeds[:1]
     run([(name, seed, lr) for name in methods for seed in first for lr in lrs])

@@ -2,6 +2,7 @@
 
 import ast
 import json
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,15 +29,15 @@ SETTINGS = load_settings(ROOT / "params.yaml")
 
 
 def functions_of(stem):
-    """Imports, functions and constants of a page; nothing else of it is run."""
+    """Imports, functions and constants of a page; what its data would make is left out."""
     cells = json.loads((ROOT / "notebooks" / f"{stem}.ipynb").read_text())["cells"]
     code = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
-    kinds, kept = (ast.Import, ast.ImportFrom, ast.FunctionDef), []
+    kinds, namespace = (ast.Import, ast.ImportFrom, ast.FunctionDef), {}
     for node in ast.parse(code).body:
         constant = isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "").isupper()
-        kept += [node] if isinstance(node, kinds) or constant else []
-    namespace = {}
-    exec(compile(ast.Module(kept, []), stem, "exec"), namespace)
+        if isinstance(node, kinds) or constant:
+            with suppress(NameError):
+                exec(compile(ast.Module([node], []), stem, "exec"), namespace)
     return SimpleNamespace(**namespace)
 
 

@@ -297,7 +297,8 @@ def test_readme_shows_the_scores_of_the_table():
     assert [direction for direction, *_ in rows] == directions
     assert {"BioX-Bridge", "KD", "Oracle"} <= set(header)
     for name, *cells in rows:
-        known = {"data": "real" if name.startswith(("bidmc", "eegmat")) else "simulated"}
+        simulated = SETTINGS.dataset(SETTINGS.directions[name].dataset).source == "simulated"
+        known = {"data": "simulated" if simulated else "real"}
         known["KD / bridge"] = f"{trained[name, 'KD'] / trained[name, 'BioX-Bridge']:.1f}"
         for column, cell in zip(header[1:], cells, strict=True):
             assert cell == (known.get(column) or f"{scores[name, column]:.1f}"), (name, column)

@@ -11,7 +11,7 @@ from sklearn.metrics import f1_score
 from sklearn.preprocessing import StandardScaler
 
 from biox.cka import linear_cka
-from biox.positions import probe_score, select_positions
+from biox.positions import probe_folds, select_positions
 
 
 def golden_layers(golden):
@@ -80,7 +80,9 @@ def test_probe_by_subject_is_the_regression_of_the_other_subjects():
         head.fit(scale.transform(features[rest]), labels[rest])
         predicted = head.predict(scale.transform(features[out]))
         scores.append(f1_score(labels[out], predicted, average="macro"))
-    assert probe_score(features, labels, subjects) == pytest.approx(np.mean(scores), abs=0.02)
+    assert np.mean(probe_folds(features, labels, subjects)) == pytest.approx(
+        np.mean(scores), abs=0.02
+    )
 
 
 def test_folds_by_subject_see_through_subject_identity():
@@ -90,8 +92,8 @@ def test_folds_by_subject_see_through_subject_identity():
     labels = subjects % 2
     features = 3 * rng.normal(size=(12, 40))[subjects] + rng.normal(size=(180, 40))
     order = rng.permutation(180)
-    assert probe_score(features[order], labels[order]) > 0.95
-    assert probe_score(features, labels, subjects.astype(str)) < 0.8
+    assert np.mean(probe_folds(features[order], labels[order])) > 0.95
+    assert np.mean(probe_folds(features, labels, subjects.astype(str))) < 0.8
 
 
 @pytest.mark.parametrize(
@@ -107,7 +109,7 @@ def test_pseudo_labels_that_cannot_be_probed_are_refused(labels, subjects, messa
     features = np.random.default_rng(0).normal(size=(30, 3))
     subjects = None if subjects is None else np.array(subjects)
     with pytest.raises(ValueError, match=message):
-        probe_score(features, np.array(labels), subjects)
+        probe_folds(features, np.array(labels), subjects)
     with pytest.raises(ValueError, match=message):
         select_positions([features], [features], np.array(labels), subjects)
 

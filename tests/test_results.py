@@ -230,8 +230,6 @@ def test_other_pictures_have_their_panels():
         "eeg": (np.random.rand(3, 500), 50.0, "uV"),
     }
     assert len(plots.plot_windows(signals, "title").axes) == 2
-    history = result(windows()).history.assign(seed=0, best=2)
-    assert len(plots.plot_training(history).axes) == 2
     counts = {name: np.array([[9, 1], [2, 8]]) for name in ("KD", "Oracle", "BioX-Bridge")}
     shown = [a for a in plots.plot_confusion(counts, CLASSES["fog"]).axes if a.get_visible()]
     assert len(shown) == 3

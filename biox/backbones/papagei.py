@@ -4,7 +4,6 @@ Architecture and parameter names: Nokia-Bell-Labs/papagei-foundation-model, ``mo
 (``ResNet1DMoE``), itself after hsd1503/resnet1d. Its dropout of 0.5 is left out.
 """
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -33,24 +32,6 @@ class SameConv(nn.Module):
         return self.conv(F.pad(x, (zeros // 2, zeros - zeros // 2)))
 
 
-class MaxOfTwo(torch.autograd.Function):
-    """`max_pool1d` of two samples: the same numbers and gradients, with a faster way back."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        """Map [..., 2 n] to the larger one of each two neighbours [..., n]."""
-        larger = F.max_pool1d(x, 2)
-        ctx.save_for_backward(x, larger)
-        return larger
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
-        """Give the gradient [..., n] to the first one of each two that is the larger [..., 2 n]."""
-        x, larger = ctx.saved_tensors
-        first = gradient * (x[..., 0::2] == larger)
-        return torch.stack([first, gradient - first], dim=-1).flatten(-2)
-
-
 class BasicBlock(nn.Module):
     """Pre-activation residual block on [batch, channels, time]."""
 
@@ -69,7 +50,7 @@ class BasicBlock(nn.Module):
         out = x if self.first else F.relu(self.bn1(x))
         out = self.conv2(F.relu(self.bn2(self.conv1(out))))
         if self.stride > 1:  # the released pooling pads one zero, which an even number leaves over
-            x = MaxOfTwo.apply(F.pad(x, (0, 1)) if x.shape[-1] % 2 else x)
+            x = F.max_pool1d(F.pad(x, (0, 1)) if x.shape[-1] % 2 else x, 2)
         before = self.extra // 2
         return out + (F.pad(x, (0, 0, before, self.extra - before)) if self.extra else x)
 
