@@ -2,11 +2,13 @@
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import pandas as pd
 import yaml
 from dvc.repo import Repo
+from dvc.repo.artifacts import Artifacts
 
 ROOT = Path(__file__).parents[1]
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())
@@ -79,3 +81,25 @@ def test_bridges_and_activations_travel_by_a_remote(tmp_path, monkeypatch):
         assert Path("data/activations/two").read_text() == "layers of two\n"
         assert Path("data/bridges/two/weights").read_text() == "layers of two\n"
         assert not repo.reproduce()
+
+
+def test_an_artifact_is_fetched_by_its_version(tmp_path, monkeypatch):
+    """A bridge pushed to a remote and tagged in git, as CONTRIBUTING says."""
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "dvc.yaml").write_text(SHARED)
+    monkeypatch.chdir(here)
+    git = "git -c user.name=a -c user.email=a@b -c core.hooksPath=/dev/null"
+    subprocess.run(f"{git} init -q", shell=True, check=True)
+    Repo.init(str(here)).close()
+    (here / ".dvc" / "config").write_text(
+        f"[core]\nremote = shared\n['remote \"shared\"']\nurl = {tmp_path / 'store'}\n"
+    )
+    with Repo(here) as repo:
+        repo.reproduce()
+        repo.push(targets=["bridge@one"])
+    commands = ("add -A", "commit -q -m bridges", "tag -a one@v1.0.0 -m first")
+    for command in commands:
+        subprocess.run(f"{git} {command}", shell=True, check=True)
+    Artifacts.get(str(here), "one", out=str(tmp_path / "got"))
+    assert (tmp_path / "got" / "weights").read_text() == "layers of one\n"

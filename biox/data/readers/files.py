@@ -49,11 +49,6 @@ class Rows(NamedTuple):
     begins: float = 0.0
 
 
-def read_signals(path: Path, channels: Mapping[str, Sequence[str | int]]) -> dict[str, Signal]:
-    """Return the signals of `read_file` alone."""
-    return read_file(path, channels)[0]
-
-
 def read_modality(
     path: Path, modality: str, names: Sequence[str], channels: Sequence[str | int] | None = None
 ) -> tuple[Signal, list[Marked]]:
@@ -153,7 +148,7 @@ def known_channels(path: Path) -> dict[str, list[str | int]]:
         raw = mne.io.read_raw(path, verbose="ERROR")
         names, rates, types = raw.ch_names, [1] * len(raw.ch_names), raw.get_channel_types()
         telling = [kind if kind in KINDS else x for kind, x in zip(types, names, strict=True)]
-        for i in map(names.index, _bads(path, raw)):
+        for i in map(names.index, _bads(path, names, raw.info["bads"])):
             log.warning("%s: %s left out, it is marked as bad", path, names[i])
             telling[i] = ""
     found: dict[str, list[int]] = {}
@@ -302,74 +297,89 @@ def _edf(path: Path, picks: list[str | int]) -> Rows:
                 f"{path}: expected limits that give {fields['name'][i]} a scale, found physical "
                 f"{low:g} to {high:g} {fields['unit'][i]} for digital {first:g} to {last:g}"
             )
+    _check_marked(path, [names[place] for place in places], names)
     onsets = _onsets(path, header)
     pauses = np.diff(onsets) - seconds
     late = np.append(0, np.cumsum(np.where(pauses > SLACK, pauses, 0)))
     stops, long = (onsets[1:] - onsets[0]).tolist(), pauses.tolist()
     marked = [(b - a, b, "a pause") for a, b in zip(long, stops, strict=True) if a > SLACK]
-    samples = [fields["samples"][own[place]] for place in places]
-    values: list[np.ndarray] = [np.empty(0)] * len(places)
-    for n in dict.fromkeys(samples):
-        rows = [k for k, of_record in enumerate(samples) if of_record == n]
-        mixed = len({fields["samples"][i] for i in own}) > 1  # MNE would bring all to one rate
-        alone = {"include": [names[places[k]] for k in rows]} if mixed else {}
-        found = _mne(path, [unique[places[k]] for k in rows], len(marked) > 0, **alone)
-        marked += [mark for mark in found.marked if mark not in marked]
-        if not np.isclose(found.rates[0], n / seconds, rtol=1e-9):
-            raise ValueError(f"{path}: expected {n / seconds:g} Hz, found {found.rates[0]:g} Hz")
-        for k, x in zip(rows, found.values, strict=True):
-            firsts = np.arange(len(late)) * n + np.round(late * n / seconds).astype(int)
-            values[k] = x if not late[-1] else np.full(firsts[-1] + n, np.nan)
-            for first, record in zip(firsts, x.reshape(-1, n), strict=True) if late[-1] else ():
-                values[k][first : first + n] = record
-    units = [fields["unit"][own[place]] for place in places]
-    units = ["V" if unit in ("uV", "µV", "mV", "\x83\xcaV") else unit for unit in units]
+    if len(own) < len(fields["name"]):
+        import mne
+
+        marked += _marked(mne.read_annotations(path), [unique[place] for place in places])
+    content, width, found = _records(path, header), header["width"], []
+    ends = np.cumsum(fields["samples"]) * width
+    for i in (own[place] for place in places):
+        n, unit = (
+            fields["samples"][i],
+            "uV" if fields["unit"][i] in MICROVOLTS else fields["unit"][i],
+        )
+        low, high, first, last = (fields[key][i] for key in LIMITS)
+        block = np.zeros((len(content), n, 4), np.uint8)  # integers of 32 bits, low bytes first
+        block[:, :, 4 - width :] = content[:, ends[i] - n * width : ends[i]].reshape(-1, n, width)
+        scale = (high - low) / (last - first)
+        x = block.view("<i4")[:, :, 0] * (scale / 256 ** (4 - width)) + (low - first * scale)
+        starts = np.arange(len(x)) * n + np.round(late * n / seconds).astype(int)
+        values = np.full(starts[-1] + n, np.nan)
+        values[starts[:, None] + np.arange(n)] = x * VOLTS.get(unit, 1.0)
+        found.append((values, n / seconds, "V" if unit in VOLTS else unit))
     begins = float(onsets[0]) if onsets[0] >= 1 else 0.0  # below: the start's part of a second
-    return Rows(values, [n / seconds for n in samples], units, marked, begins)
+    return Rows(*map(list, zip(*found, strict=True)), marked, begins)
 
 
-def _mne(path: Path, picks: list[str | int], paused: bool = False, **options) -> Rows:
+def _mne(path: Path, picks: list[str | int]) -> Rows:
     """Whatever MNE reads; it has made volts of all voltages."""
     import mne
     from mne.io.constants import FIFF
 
-    raw = mne.io.read_raw(path, verbose="WARNING", **options)
+    raw = mne.io.read_raw(path, verbose="WARNING")
     places = _places(path, picks, raw.ch_names)
     names = [raw.ch_names[i] for i in places]
-    bads = _bads(path, raw)
-    if bad := [name for name in names if name in bads]:
-        raise ValueError(f"{path}: expected sound channels, found {bad} marked as bad")
+    _check_marked(path, names, raw.ch_names, raw.info["bads"])
+    rate, begins = float(raw.info["sfreq"]), float(raw.first_time)
+    units = ["V" if raw.info["chs"][i]["unit"] == FIFF.FIFF_UNIT_V else "" for i in places]
+    once = sorted(set(places))
+    data = raw.get_data(picks=once, verbose="WARNING")
+    values = [data[once.index(i)] for i in places]
+    marked = _marked(raw.annotations, names, begins)
+    return Rows(values, [rate] * len(places), units, marked, begins)
+
+
+def _marked(notes: mne.Annotations, names: Sequence[str], begins: float = 0.0) -> list[Marked]:
+    """Stretches that annotations mark as bad, for one of these channels, and joins of files."""
     marked = {}
-    # `raw` drops annotations after as many seconds as it has samples, which is too early
-    for note in mne.read_annotations(path) if paused else raw.annotations:
-        start, text = float(note["onset"] - raw.first_time), note["description"]
+    for note in notes:
+        start, text = float(note["onset"] - begins), note["description"]
         joined = re.match("boundary|new segment|edge", text, re.IGNORECASE)
         of_others = note.get("ch_names") and not set(note["ch_names"]) & set(names)
         stop = start if joined else start + float(note["duration"])
         if (joined or text.lower().startswith("bad")) and not of_others and stop > 0:
             marked[start, stop, f"marked {text}"] = True
-    rate = float(raw.info["sfreq"])
-    units = ["V" if raw.info["chs"][i]["unit"] == FIFF.FIFF_UNIT_V else "" for i in places]
-    once = sorted(set(places))
-    data = raw.get_data(picks=once, verbose="WARNING")
-    values = [data[once.index(i)] for i in places]
-    return Rows(values, [rate] * len(places), units, list(marked), float(raw.first_time))
+    return list(marked)
 
 
-def _bads(path: Path, raw: mne.io.BaseRaw) -> list[str]:
+def _check_marked(path: Path, picked: Sequence[str], *names: Sequence[str]) -> None:
+    """Refuse picked channels that are marked as bad."""
+    bads = _bads(path, *names)
+    if bad := [name for name in picked if name in bads]:
+        raise ValueError(f"{path}: expected sound channels, found {bad} marked as bad")
+
+
+def _bads(path: Path, names: Sequence[str], bads: Sequence[str] = ()) -> list[str]:
     """Channels marked as bad by the file (MNE's info['bads']) or by the BIDS table beside it."""
     table = path.with_name(path.stem.rpartition("_")[0] + "_channels.tsv")
-    bads = list(raw.info["bads"])
     if table.is_file():
         import pandas as pd
 
         marks = pd.read_csv(table, sep="\t", dtype=str)
         if {"name", "status"} <= set(marks):
-            bads += marks["name"][marks["status"].str.strip().str.lower() == "bad"].tolist()
-    return [name for name in raw.ch_names if name in bads]
+            bad = marks["status"].str.strip().str.lower() == "bad"
+            bads = [*bads, *marks["name"][bad]]
+    return [name for name in names if name in bads]
 
 
 NOTES = re.compile("(EDF|BDF) Annotations")
+MICROVOLTS = ("\u03bcV", "\x83\xcaV")  # of a Greek mu, in Unicode and in Shift JIS
 LIMITS = ("low", "high", "digital low", "digital high")
 WIDTHS = {"name": 16, "transducer": 80, "unit": 8} | dict.fromkeys(LIMITS, 8)
 WIDTHS |= {"filter": 80, "samples": 8, "reserved": 32}
@@ -415,6 +425,12 @@ def edf_header(path: Path) -> dict:
             "fields": fields}  # fmt: skip
 
 
+def _records(path: Path, header: dict) -> np.ndarray:
+    """Bytes of the records of an EDF or BDF file, [records, bytes]."""
+    shape = header["records"], sum(header["fields"]["samples"]) * header["width"]
+    return np.memmap(path, np.uint8, "r", header["start"], shape)
+
+
 def _onsets(path: Path, header: dict) -> np.ndarray:
     """When each record begins, in seconds of the file's clock.
 
@@ -425,7 +441,7 @@ def _onsets(path: Path, header: dict) -> np.ndarray:
     at = next((i for i, name in enumerate(names) if NOTES.match(name)), None)
     if at is None and kind[-2:] != "+D":
         return np.arange(n) * seconds
-    content = np.memmap(path, np.uint8, "r", header["start"], (n, sum(samples) * width))
+    content = _records(path, header)
     first, onsets = sum(samples[: at or 0]) * width, np.full(n, np.nan)
     for i, note in enumerate(np.array(content[:, first : first + samples[at or 0] * width])):
         found = re.match(rb"[+-]\d+(\.\d*)?(?=[\x14\x15])", note.tobytes())

@@ -35,11 +35,9 @@ import numpy as np
 import pandas as pd
 
 from biox.data.readers import Origin, natural
-from biox.data.readers.files import known_channels, read_file, read_signals
+from biox.data.readers.files import known_channels, read_file
 from biox.data.readers.labels import TOLERANCE, Label, majority
 from biox.data.windows import UNLABELLED, Recording
-
-__all__ = ["CLASSES", "read", "read_signals", "subjects"]
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from biox.data.readers import Origin, natural, whole
-from biox.data.readers.files import edf_header, read_signals
+from biox.data.readers.files import edf_header, read_file
 from biox.data.readers.labels import constant
 from biox.data.windows import UNLABELLED, Recording, Signal
 
@@ -86,7 +86,7 @@ def read_record(path: Path) -> Signal:
             names[lead] = name
     if missing := ", ".join(lead for lead in LEADS if lead not in names):
         raise ValueError(f"{path}: expected the leads {', '.join(LEADS)}, found no {missing}")
-    signal = read_signals(path, {"ecg": [names[lead] for lead in LEADS]})["ecg"]
+    signal = read_file(path, {"ecg": [names[lead] for lead in LEADS]})[0]["ecg"]
     if signal.unit != "mV":
         raise ValueError(f"{path}: expected voltages, found the unit {signal.unit}")
     stated = re.search(r"records(\d+)", path.parent.as_posix())
