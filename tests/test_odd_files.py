@@ -86,6 +86,17 @@ def test_a_pause_moves_no_label_and_no_window_crosses_it(tmp_path, caplog):
     assert caplog.text.count("no window touches a pause (40.00 s)") == 1
 
 
+def test_marks_of_edf_are_those_of_its_annotations_alone(tmp_path):
+    """Samples may look like an annotation; ``text@@name`` is about one channel."""
+    x = np.zeros(30 * 200)
+    channels = [(name, "a", x, 200, {"scale": (-32768, 32767)}) for name in ("F3", "C3")]
+    channels[0][2][:3] = np.frombuffer(b"+5\x14\xff\x14\x00", "<i2")
+    notes = [(3, 2, "BAD_all"), (8, 1, "bad contact@@C3"), (20, 1, "note")]
+    path = odd.edf(tmp_path / "a.edf", channels, onsets=range(1, 31), notes=notes, kind="EDF+C")
+    assert read_file(path, {"eeg": ["F3"]})[1] == [(2, 4, "marked BAD_all")]
+    assert read_file(path, {"eeg": ["C3"]})[1][1:] == [(7, 8, "marked bad contact")]
+
+
 def test_z_scores_leave_pauses_out():
     x = np.random.default_rng(0).normal(size=(1, 100 * 200))
     x[:, 20 * 200 : 90 * 200] = 5.0

@@ -11,7 +11,7 @@ or its data set: channels, rates, units, lengths, labels.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -57,12 +57,16 @@ class Origin:
             f"licence {self.licence}; found {found}"
         )
 
-    def present(self, folder: Path | str, names: Iterable[str]) -> list[str]:
-        """Subjects found in `folder`, S2 before S10; the error of `missing` if there are none."""
-        found = sorted(names, key=natural)
+    def present(self, folder: Path | str, files: str, name: str) -> list[str]:
+        """Subjects found in `folder`, S2 before S10; the error of `missing` if there are none.
+
+        `files` is a glob; the first group of the expression `name` is the subject in their paths.
+        """
+        paths = [path.relative_to(folder).as_posix() for path in Path(folder).glob(files)]
+        found = {match[1] for match in (re.fullmatch(name, path) for path in paths) if match}
         if not found:
             raise self.missing(folder)
-        return found
+        return sorted(found, key=natural)
 
     def file(self, path: Path) -> Path:
         """The path of a file that is there; else the error of `missing`."""
@@ -73,9 +77,14 @@ class Origin:
 
 def reader_named(name: str) -> ModuleType:
     """Return the reader of that name; ValueError if there is none."""
-    if name not in READERS:
-        raise ValueError(f"reader: expected one of {', '.join(READERS)}, found {name!r}")
+    expect(name in READERS, "reader", f"one of {', '.join(READERS)}", repr(name))
     return import_module(f"{__name__}.{name}")
+
+
+def expect(sound: bool, where: Path | str, expected: str, found: object) -> None:
+    """Raise ValueError, in one sentence, where something read from `where` is not sound."""
+    if not sound:
+        raise ValueError(f"{where}: expected {expected}, found {found}")
 
 
 @contextmanager

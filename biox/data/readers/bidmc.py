@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from biox.data.readers import Origin, inside, natural, whole
+from biox.data.readers import Origin, expect, inside, natural, whole
 from biox.data.readers.files import read_file
 from biox.data.readers.labels import mean_above
 from biox.data.windows import Recording, Signal
@@ -62,12 +62,11 @@ def read(folder: Path | str, subject: str, source: str = "BIDMC") -> list[Record
 def _records(folder: Path | str) -> dict[str, list[str]]:
     """Names of the records of each patient."""
     found: dict[str, list[str]] = {}
-    for path in sorted(inside(folder, "bidmc_csv").glob("bidmc_*")):
+    for path in sorted(inside(folder, "bidmc_csv").glob("bidmc_*"), key=str):
         name = re.fullmatch(r"(bidmc_\d+)(_Fix\.txt|\.hea)", path.name)
         if name:
             patient = re.search(r"matched wdb ID:\s*(\w+)", path.read_text(errors="replace"))
-            if not patient:
-                raise ValueError(f"{path}: expected 'MIMIC II matched wdb ID: ...', found none")
+            expect(patient is not None, path, "'MIMIC II matched wdb ID: ...'", "none")
             found.setdefault(patient[1], []).append(name[1])
     if not found:
         raise ABOUT.missing(folder)
@@ -86,16 +85,14 @@ def _recording(base: Path, name: str, subject: str, source: str) -> Recording:
         table = _table(path, ["Time [s]", *(column for (column,) in CHANNELS.values())])
         values = {modality: table[list(names)].to_numpy().T for modality, names in CHANNELS.items()}
         rate = RATE if np.diff(table["Time [s]"]).max(initial=0) < 2.5 / RATE else np.nan
-    if rate != RATE:
-        raise ValueError(f"{path}: expected {RATE:g} Hz without a gap, found other steps of time")
+    expect(rate == RATE, path, f"{RATE:g} Hz without a gap", "other steps of time")
     numerics = _table(base / f"{name}_Numerics.csv", ["Time [s]", "HR"])
     seconds, expected = values["ecg"].shape[1] / RATE, numerics["Time [s]"].max()
-    if not abs(seconds - expected) <= MAX_MISMATCH:  # also if no time is a number
-        raise ValueError(
-            f"{path}: expected {expected:g} s as in the numerics, found {seconds:.2f} s"
-        )
+    fits = abs(seconds - expected) <= MAX_MISMATCH  # not if no time is a number
+    expect(fits, path, f"{expected:g} s as in the numerics", f"{seconds:.2f} s")
     signals = {name: Signal(values[name], RATE, "a.u.", CHANNELS[name]) for name in CHANNELS}
-    rates = numerics["HR"].where(numerics["HR"].between(1, 350))  # else the monitor's "no value"
+    rates = numerics["HR"].to_numpy(float)
+    rates = np.where((rates >= 1) & (rates <= 350), rates, np.nan)  # else the monitor's "no value"
     label = mean_above(numerics["Time [s]"], rates, THRESHOLD, MARGIN)
     return Recording(subject, name, signals, label, source, marked)
 
@@ -105,8 +102,5 @@ def _table(path: Path, columns: list[str]) -> pd.DataFrame:
     with whole(ABOUT.file(path), "CSV file"):
         table = pd.read_csv(path, skipinitialspace=True).rename(columns=str.strip)
     wrong = [c for c in columns if c not in table or table[c].dtype.kind not in "fiu"]
-    if wrong:
-        raise ValueError(
-            f"{path}: expected numbers in the columns {wrong}, found columns {list(table)}"
-        )
+    expect(not wrong, path, f"numbers in the columns {wrong}", f"columns {list(table)}")
     return table[columns]

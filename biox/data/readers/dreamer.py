@@ -10,13 +10,14 @@ before each clip are left out unless asked for: nobody rated them.
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 
-from biox.data.readers import Origin, inside, whole
+from biox.data.readers import Origin, expect, inside, whole
 from biox.data.readers.labels import constant
 from biox.data.windows import UNLABELLED, Recording, Signal
 
@@ -102,12 +103,9 @@ def read(
             f"{TARGETS[target]} ({error})"
         ) from None
     counts = {f"{m}.{part}": len(x) for (m, part), x in clips.items()}
-    sound = {len(scores)} == set(counts.values()) != {0}
-    if not sound or not np.isin(scores, [1, 2, 3, 4, 5]).all():
-        raise ValueError(
-            f"{where}: expected one score from 1 to 5 and both signals a clip, found scores "
-            f"{scores.tolist()[:5]}, {', '.join(f'{n} clips of {k}' for k, n in counts.items())}"
-        )
+    sound = {len(scores)} == set(counts.values()) != {0} and np.isin(scores, [1, 2, 3, 4, 5]).all()
+    found = f"scores {scores.tolist()[:5]}", *(f"{n} clips of {k}" for k, n in counts.items())
+    expect(sound, where, "one score from 1 to 5 and both signals a clip", ", ".join(found))
     order, rates = _electrodes(path, header), {m: _rate(path, header, m) for m in RATES}
     recordings = []
     for (i, score), part in product(enumerate(scores), parts):
@@ -133,18 +131,18 @@ def _electrodes(path: Path, header: Mapping[str, np.ndarray]) -> list[int]:
         return list(range(len(EEG_CHANNELS)))
     cells = [np.ravel(cell) for cell in np.ravel(header["EEG_Electrodes"])]
     found = [str(cell[0]).strip() if len(cell) else "" for cell in cells]
-    if sorted(name.upper() for name in found) != sorted(EEG_CHANNELS):
-        expected = f"EEG_Electrodes {' '.join(EEG_CHANNELS)} in any order"
-        raise ValueError(f"{path}: expected {expected}, found {' '.join(found)}")
-    return [[name.upper() for name in found].index(name) for name in EEG_CHANNELS]
+    names = [name.upper() for name in found]
+    expected = f"EEG_Electrodes {' '.join(EEG_CHANNELS)} in any order"
+    expect(sorted(names) == sorted(EEG_CHANNELS), path, expected, " ".join(found))
+    return [names.index(name) for name in EEG_CHANNELS]
 
 
 def _rate(path: Path, header: Mapping[str, np.ndarray], modality: str) -> float:
     """Sampling rate in Hz, as the file states it."""
-    found = np.ravel(header.get(f"{modality}_SamplingRate", RATES[modality]))
-    if len(found) != 1 or found.dtype.kind not in "fiu" or not 0 < found[0] < np.inf:
-        field = f"{modality}_SamplingRate"
-        raise ValueError(f"{path}: expected {field} in Hz, found {found.tolist()[:3]}")
+    field = f"{modality}_SamplingRate"
+    found = np.ravel(header.get(field, RATES[modality]))
+    sound = len(found) == 1 and found.dtype.kind in "fiu" and 0 < found[0] < np.inf
+    expect(sound, path, f"{field} in Hz", found.tolist()[:3])
     return float(found[0])
 
 
@@ -168,12 +166,9 @@ def _load(path: Path, changed: int) -> tuple[dict[str, np.ndarray], list]:
 
 def _clip(where: str, i: int, values: np.ndarray, n_channels: int) -> np.ndarray:
     """A signal while a clip was shown, [channels, samples] float32."""
-    good = values.dtype.kind in "fiu" and values.ndim == 2 and values.shape[1] == n_channels
-    if not good or not len(values):
-        raise ValueError(
-            f"{where}: expected numbers [samples, {n_channels}] in clip {i + 1}, "
-            f"found {values.dtype} of shape {values.shape}"
-        )
+    sound = values.dtype.kind in "fiu" and values.shape[1:] == (n_channels,) and len(values) > 0
+    found = f"{values.dtype} of shape {values.shape}"
+    expect(sound, where, f"numbers [samples, {n_channels}] in clip {i + 1}", found)
     return np.ascontiguousarray(values.T, dtype=np.float32)
 
 
@@ -185,8 +180,6 @@ def _without_level(values: np.ndarray) -> np.ndarray:
 
 def _picked(modality: str, signals: Mapping[str, Signal], names: Sequence[str]) -> Signal:
     known = signals[modality].channels if modality in signals else ()
-    if not set(names) <= set(known):
-        raise ValueError(f"{modality}: expected channels out of {list(known)}, found {list(names)}")
-    signal = signals[modality]
-    values = signal.values[[known.index(name) for name in names]]
-    return Signal(values, signal.rate, signal.unit, tuple(names))
+    expect(set(names) <= set(known), modality, f"channels out of {list(known)}", list(names))
+    values = signals[modality].values[[known.index(name) for name in names]]
+    return replace(signals[modality], values=values, channels=tuple(names))

@@ -5,11 +5,10 @@
 dead ECG: it is read like the others, and left out of the splits that are scored.
 """
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
-from biox.data.readers import Origin
+from biox.data.readers import Origin, expect
 from biox.data.readers.files import read_file
 from biox.data.readers.labels import constant
 from biox.data.windows import Recording
@@ -37,10 +36,8 @@ since the files of rest are longer."""
 
 def subjects(folder: Path | str) -> list[str]:
     """Names such as ``Subject01``, for which both files are there."""
-    folder = Path(folder)
-    matches = [re.fullmatch(r"(Subject\d+)_1\.edf", path.name) for path in folder.glob("*.edf")]
-    names = [match[1] for match in matches if match]
-    return ABOUT.present(folder, [n for n in names if (folder / f"{n}_2.edf").is_file()])
+    one, two = (ABOUT.present(folder, "*.edf", rf"(Subject\d+)_{part}\.edf") for part in (1, 2))
+    return [name for name in one if name in two]
 
 
 def read(folder: Path | str, subject: str, source: str = "EEGMAT") -> list[Recording]:
@@ -54,12 +51,9 @@ def read(folder: Path | str, subject: str, source: str = "EEGMAT") -> list[Recor
 def _recording(path: Path, subject: str, label: int, source: str) -> Recording:
     signals, marked, _ = read_file(ABOUT.file(path), CHANNELS)
     found = {modality: signal.unit for modality, signal in signals.items()}
-    if found != UNITS:
-        raise ValueError(f"{path}: expected voltages, found the units {found}")
-    names = {"eeg": EEG_CHANNELS, "ecg": ("ECG",)}
+    expect(found == UNITS, path, "voltages", f"the units {found}")
     for modality, signal in signals.items():
-        values = signal.values
-        if signal.rate == PUBLISHED_RATE:
-            values = values[:, : -round(PADDING * signal.rate)]
-        signals[modality] = replace(signal, values=values, channels=names[modality])
+        end = -round(PADDING * signal.rate) if signal.rate == PUBLISHED_RATE else None
+        names = tuple(name.split()[-1] for name in signal.channels)
+        signals[modality] = replace(signal, values=signal.values[:, :end], channels=names)
     return Recording(subject, path.stem, signals, constant(label), source, marked)

@@ -8,13 +8,12 @@ last one 0 for normal and 1 for freezing.
 
 import io
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from biox.data.readers import Origin, inside, natural
+from biox.data.readers import Origin, expect, inside, natural
 from biox.data.readers.labels import sample_track
 from biox.data.windows import Marked, Recording, Signal
 
@@ -33,6 +32,7 @@ ABOUT = Origin(
 
 CLASSES = ("normal", "freezing")
 CODES = {0: 0, 1: 1}
+FILES = "[!.]*.txt"  # but no hidden ones: macOS writes ``._task_1.txt``
 RATE = 500.0
 PURITY = 0.8
 """Share of a window that one label must cover."""
@@ -60,37 +60,26 @@ EMG_CHANNELS = ("EMG 1", "EMG 2", "EMG 3")
 def subjects(folder: Path | str) -> list[str]:
     """Numbers of the patients, such as ``008``."""
     base = inside(folder, "FilteredData")
-    names = [path.name for path in base.iterdir() if path.is_dir()] if base.is_dir() else []
-    names = [name for name in names if name.isdigit() and any(_files(base / name))]
-    return ABOUT.present(folder, names)
+    return ABOUT.present(base, f"**/{FILES}", r"(\d+)/.*")
 
 
 def read(folder: Path | str, subject: str, source: str = "FOG") -> list[Recording]:
     """All tasks of a patient: ``eeg`` [6, n] in uV and ``emg`` [3, n], both at 500 Hz."""
     base = inside(folder, "FilteredData")
-    paths = sorted(_files(base / subject), key=lambda path: natural(str(path)))
+    paths = sorted((base / subject).rglob(FILES), key=lambda path: natural(str(path)))
     if not paths:
         raise ABOUT.missing(base / subject)
     return [_recording(base, path, subject, source) for path in paths]
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """Text files below a folder, but no hidden ones (macOS writes ``._task_1.txt``)."""
-    return (path for path in folder.rglob("*.txt") if not path.name.startswith("."))
-
-
 def _recording(base: Path, path: Path, subject: str, source: str) -> Recording:
     session = path.parent.relative_to(base).as_posix()
-    if session not in EMG_COLUMNS:
-        raise ValueError(
-            f"{path}: expected a session with known EMG columns, one of "
-            f"{', '.join(sorted(EMG_COLUMNS))}, found {session}"
-        )
+    known = f"a session with known EMG columns, one of {', '.join(sorted(EMG_COLUMNS))}"
+    expect(session in EMG_COLUMNS, path, known, session)
     emg = EMG_COLUMNS[session]
     table = _table(path, [*EEG_COLUMNS, *emg, LABEL_COLUMN])
     unknown = sorted(set(np.unique(table[LABEL_COLUMN]).tolist()) - set(CODES))
-    if unknown:
-        raise ValueError(f"{path}: expected labels 0 and 1 in the last column, found {unknown[:5]}")
+    expect(not unknown, path, "labels 0 and 1 in the last column", unknown[:5])
     table, marked = _on_the_clock(path, table)
     track = table[LABEL_COLUMN].fillna(-1).to_numpy()
     signals = {
@@ -110,10 +99,8 @@ def _on_the_clock(path: Path, table: pd.DataFrame) -> tuple[pd.DataFrame, list[M
     unit = next((u for u in UNITS_OF_TIME if abs(step * u * RATE - 1) < 0.05), None)
     if unit is None:
         even = step and np.mean(np.abs(steps - step) <= 0.5 * step) > 0.9
-        if even and any(50 <= 1 / (step * u) <= 5000 for u in UNITS_OF_TIME[:2]):
-            raise ValueError(
-                f"{path}: expected {RATE:g} rows a second, found steps of {step:g} in column 2"
-            )
+        wrong = even and any(50 <= 1 / (step * u) <= 5000 for u in UNITS_OF_TIME[:2])
+        expect(not wrong, path, f"{RATE:g} rows a second", f"steps of {step:g} in column 2")
         log.warning("%s: no clock in column 2: rows are taken as %g Hz", path, RATE)
         return table, []
     seconds = steps * unit
@@ -121,12 +108,9 @@ def _on_the_clock(path: Path, table: pd.DataFrame) -> tuple[pd.DataFrame, list[M
     longest = max(0.012, 1.5 * np.min(seconds[seconds > 0])) if jitter else 1.5 / RATE
     late = np.cumsum(np.round(np.where(seconds > longest, seconds * RATE - 1, 0)))
     wrong = (seconds < -longest) | ~np.isfinite(seconds) | (late > 24 * 3600 * RATE)
-    if wrong.any():
-        row = int(np.argmax(wrong))
-        raise ValueError(
-            f"{path}: expected time to go on in column 2, found {times[row + 1]:g} after "
-            f"{times[row]:g} in row {row + 2}"
-        )
+    row = int(np.argmax(wrong))
+    found = f"{times[row + 1]:g} after {times[row]:g} in row {row + 2}"
+    expect(not wrong.any(), path, "time to go on in column 2", found)
     places = np.arange(len(table)) + np.append(0, late).astype(int)
     gaps = np.flatnonzero(np.diff(places) > 1)
     if not len(gaps):
@@ -140,8 +124,7 @@ def _table(path: Path, columns: list[int]) -> pd.DataFrame:
     """The named columns of a file as float32, and the time column as it stands."""
     content = path.read_bytes()
     found = content[: content.find(b"\n")].count(b",") + 1
-    if found != N_COLUMNS:
-        raise ValueError(f"{path}: expected {N_COLUMNS} comma-separated columns, found {found}")
+    expect(found == N_COLUMNS, path, f"{N_COLUMNS} comma-separated columns", found)
     try:
         table = pd.read_csv(
             io.BytesIO(content), header=None, usecols=[TIME_COLUMN, *columns], engine="c",
@@ -151,14 +134,10 @@ def _table(path: Path, columns: list[int]) -> pd.DataFrame:
         raise ValueError(
             f"{path}: expected numbers in {N_COLUMNS} columns, found {error}"
         ) from None
-    broken = np.flatnonzero(table[LABEL_COLUMN].isna())
-    if len(broken):
-        raise ValueError(
-            f"{path}: expected a label in each row, "
-            f"found none in row {broken[0] + 1} of {len(table)}"
-        )
+    broken = table[LABEL_COLUMN].isna()
+    found = f"none in row {broken.argmax() + 1} of {len(table)}"
+    expect(not broken.any(), path, "a label in each row", found)
     # pandas ignores surplus fields, which would shift the columns of their row
     surplus = content.count(b",") - (N_COLUMNS - 1) * len(table)
-    if surplus:
-        raise ValueError(f"{path}: expected {N_COLUMNS} columns in each row, found {surplus} more")
+    expect(surplus == 0, path, f"{N_COLUMNS} columns in each row", f"{surplus} more")
     return table

@@ -6,12 +6,11 @@ Layout as the released code reads it (`dataset_preprocessing/make_ISRUC.py`):
 with 30 lines more than there are epochs.
 """
 
-import re
 from pathlib import Path
 
 import numpy as np
 
-from biox.data.readers import Origin, whole
+from biox.data.readers import Origin, expect, whole
 from biox.data.readers.labels import majority
 from biox.data.windows import Recording, Signal
 
@@ -41,9 +40,7 @@ SURPLUS = 30
 
 def subjects(folder: Path | str) -> list[str]:
     """Numbers of the subjects as text, 2 before 10."""
-    paths = (Path(folder) / "ExtractedChannels").glob("subject*.mat")
-    matches = [re.fullmatch(r"subject(\d+)\.mat", path.name) for path in paths]
-    return ABOUT.present(folder, [match[1] for match in matches if match])
+    return ABOUT.present(folder, "ExtractedChannels/*.mat", r"ExtractedChannels/subject(\d+)\.mat")
 
 
 def read(folder: Path | str, subject: str, source: str = "ISRUC") -> list[Recording]:
@@ -73,25 +70,17 @@ def _epochs(path: Path) -> dict[str, np.ndarray]:
     with whole(path, "MATLAB v5 file"):
         content = loadmat(path, variable_names=names)
     missing = [name for name in names if name not in content]
-    if missing:
-        raise ValueError(f"{path}: expected the channels {names}, found none of {missing}")
+    expect(not missing, path, f"the channels {names}", f"none of {missing}")
     shape = (len(content[ECG_CHANNEL]), EPOCH_SAMPLES)
     wrong = {name: content[name].shape for name in names if content[name].shape != shape}
-    if wrong:
-        raise ValueError(
-            f"{path}: expected [epochs, {EPOCH_SAMPLES}] in each channel, found {wrong}"
-        )
+    expect(not wrong, path, f"[epochs, {EPOCH_SAMPLES}] in each channel", wrong)
     return {name: content[name].astype(np.float32) for name in names}
 
 
 def _stages(path: Path, n_epochs: int) -> list[int]:
-    lines = [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
-    unknown = sorted({line for line in lines if line not in {str(stage) for stage in STAGES}})
-    if unknown:
-        raise ValueError(f"{path}: expected stages out of {sorted(STAGES)}, found {unknown[:5]}")
-    if len(lines) != n_epochs + SURPLUS:
-        raise ValueError(
-            f"{path}: expected {n_epochs + SURPLUS} stages ({n_epochs} epochs and {SURPLUS} more), "
-            f"found {len(lines)}"
-        )
-    return [int(line) for line in lines[:n_epochs]]
+    stages, n = path.read_text(errors="replace").split(), n_epochs + SURPLUS
+    unknown = sorted(set(stages) - set(map(str, STAGES)))
+    expect(not unknown, path, f"stages out of {sorted(STAGES)}", unknown[:5])
+    expected = f"{n} stages ({n_epochs} epochs and {SURPLUS} more)"
+    expect(len(stages) == n, path, expected, len(stages))
+    return [int(stage) for stage in stages[:n_epochs]]

@@ -34,7 +34,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from biox.data.readers import Origin, natural
+from biox.data.readers import Origin, expect, natural
 from biox.data.readers.files import known_channels, read_file
 from biox.data.readers.labels import TOLERANCE, Label, majority
 from biox.data.windows import UNLABELLED, Recording
@@ -130,23 +130,22 @@ def _table(folder: Path | str) -> pd.DataFrame:
     table = table[COLUMNS].fillna("").map(str.strip)
     table.index += 2 + above
     table = table[(table != "").any(axis=1)]  # blank lines count as rows, but say nothing
-    if table.empty:
-        raise ValueError(f"{path}: expected a row for each segment, found only the header")
+    expect(not table.empty, path, "a row for each segment", "only the header")
     times = table[["start_s", "stop_s"]]
     if mark != ",":  # else a decimal comma would be a surplus field
         times = times.replace(",", ".", regex=True)
     times = times.apply(pd.to_numeric, errors="coerce")
     stretch = (times["start_s"] >= 0) & (times["stop_s"] > times["start_s"])
     stretch &= np.isfinite(times["stop_s"])
-    _expect(path, table, stretch, "0 <= start_s < stop_s in seconds", ["start_s", "stop_s"])
+    _expect_rows(path, table, stretch, "0 <= start_s < stop_s in seconds", ["start_s", "stop_s"])
     named = (table["file"] != "") & (table["subject"] != "")
-    _expect(path, table, named, "a file and a subject", ["file", "subject"])
+    _expect_rows(path, table, named, "a file and a subject", ["file", "subject"])
     # one spelling a subject, and a file is the same whichever way its path is written
     table["file"] = [Path(os.path.normpath(name)).as_posix() for name in table["file"]]
     people = table["subject"].str.casefold()
     table["subject"] = table["subject"].groupby(people).transform("first")
     owner = table.groupby("file")["subject"].transform("first")
-    _expect(path, table, owner == table["subject"], "one subject a file", ["file", "subject"])
+    _expect_rows(path, table, owner == table["subject"], "one subject a file", ["file", "subject"])
     return table.assign(**times)
 
 
@@ -169,11 +168,8 @@ def _check_clock(path: Path, rows: pd.DataFrame, seconds: float, begins: float) 
     why = "milliseconds, or numbers of samples?" if last > 10 * seconds else ""
     if begins and begins - 1 <= first and seconds + 1 < last <= begins + seconds + 1:
         why = f"on the file's own clock, which begins at {begins:g} s; subtract that"
-    if why:
-        raise ValueError(
-            f"{path}: expected segments within the {seconds:g} s of {file}, found {first:g} to "
-            f"{last:g}: {why}"
-        )
+    expected = f"segments within the {seconds:g} s of {file}"
+    expect(not why, path, expected, f"{first:g} to {last:g}: {why}")
     if begins:
         log.warning("%s: %s begins at %g s of its own clock; times count from there",
                     path, file, begins)  # fmt: skip
@@ -185,17 +181,17 @@ def _label(path: Path, rows: pd.DataFrame, classes: Sequence[str], seconds: floa
     index = {name: i for i, name in enumerate(classes)} | {"": UNLABELLED}
     file = rows["file"].iloc[0]
     expected = f"a label out of {', '.join(classes)} or none"
-    _expect(path, rows, rows["label"].isin(list(index)), expected, ["label"])
+    _expect_rows(path, rows, rows["label"].isin(list(index)), expected, ["label"])
     expected = f"a start within the {seconds:g} s of {file}"
-    _expect(path, rows, rows["start_s"] < seconds, expected, ["start_s"])
+    _expect_rows(path, rows, rows["start_s"] < seconds, expected, ["start_s"])
     rows = rows.sort_values("start_s")
     later = ~(rows["start_s"] < rows["stop_s"].shift() - TOLERANCE)
     expected = f"no overlap with another segment of {file}"
-    _expect(path, rows, later, expected, ["start_s", "stop_s"])
+    _expect_rows(path, rows, later, expected, ["start_s", "stop_s"])
     return majority(rows["start_s"], rows["stop_s"], rows["label"].map(index), PURITY)
 
 
-def _expect(
+def _expect_rows(
     path: Path, rows: pd.DataFrame, sound: pd.Series, expected: str, columns: Sequence[str]
 ) -> None:
     """Raise ValueError about the first row that is not sound."""

@@ -7,13 +7,12 @@ Layout as published and as read by the released code (`dataset_preprocessing/mak
 
 import _codecs
 import pickle
-import re
 from pathlib import Path
 
 import numpy as np
 from numpy._core.multiarray import _reconstruct, scalar
 
-from biox.data.readers import Origin, inside, whole
+from biox.data.readers import Origin, expect, inside, whole
 from biox.data.readers.labels import sample_track
 from biox.data.windows import Recording, Signal
 
@@ -39,9 +38,7 @@ PURITY = 1.0
 
 def subjects(folder: Path | str) -> list[str]:
     """Names of the subjects, S2 before S10."""
-    paths = inside(folder, "WESAD").glob("S*/S*.pkl")
-    names = [path.stem for path in paths if path.parent.name == path.stem]
-    return ABOUT.present(folder, [name for name in names if re.fullmatch(r"S\d+", name)])
+    return ABOUT.present(inside(folder, "WESAD"), "S*/S*.pkl", r"(S\d+)/\1\.pkl")
 
 
 def read(folder: Path | str, subject: str, source: str = "WESAD") -> list[Recording]:
@@ -54,13 +51,10 @@ def read(folder: Path | str, subject: str, source: str = "WESAD") -> list[Record
     ecg = _column(path, content, "signal", "chest", "ECG")
     bvp = _column(path, content, "signal", "wrist", "BVP")
     track = _column(path, content, "label")
-    if len(track) != len(ecg):
-        raise ValueError(
-            f"{path}: expected {len(ecg)} labels, one per ECG sample, found {len(track)}"
-        )
+    expected = f"{len(ecg)} labels, one per ECG sample"
+    expect(len(track) == len(ecg), path, expected, len(track))
     unknown = sorted(set(np.unique(track).tolist()) - set(range(8)))
-    if unknown:
-        raise ValueError(f"{path}: expected labels 0 to 7, found {unknown[:5]}")
+    expect(not unknown, path, "labels 0 to 7", unknown[:5])
     signals = {
         "ecg": Signal(ecg[None], CHEST_RATE, "mV", ("chest",)),
         "ppg": Signal(bvp[None], WRIST_RATE, "a.u.", ("wrist",)),
@@ -71,15 +65,15 @@ def read(folder: Path | str, subject: str, source: str = "WESAD") -> list[Record
 
 def _column(path: Path, content: object, *keys: str) -> np.ndarray:
     """A signal of one column, as [samples]."""
+    where = "/".join(keys)
     for key in keys:
-        if not isinstance(content, dict) or key not in content:
-            raise ValueError(f"{path}: expected the key {'/'.join(keys)}, found no {key!r}")
+        known = isinstance(content, dict) and key in content
+        expect(known, path, f"the key {where}", f"no {key!r}")
         content = content[key]
-    shape = getattr(content, "shape", None)
-    if not isinstance(content, np.ndarray) or content.dtype.kind not in "fiu":
-        raise ValueError(f"{path}: expected an array of numbers in {'/'.join(keys)}")
-    if content.size == 0 or shape not in ((content.size,), (content.size, 1)):
-        raise ValueError(f"{path}: expected one column in {'/'.join(keys)}, found shape {shape}")
+    numbers = isinstance(content, np.ndarray) and content.dtype.kind in "fiu"
+    expect(numbers, path, f"an array of numbers in {where}", type(content).__name__)
+    column = content.shape in ((content.size,), (content.size, 1)) and content.size > 0
+    expect(column, path, f"one column in {where}", f"shape {content.shape}")
     return content.reshape(-1)
 
 
