@@ -274,6 +274,13 @@ def test_headers_that_contradict_the_file_are_refused(header, message, tmp_path)
     refused(tmp_path, HEART, message)
 
 
+def test_a_channel_without_samples_is_refused_and_the_others_are_read(tmp_path):
+    channels = [("ECG", "mV", odd.beats(odd.clock(30, 200)), 200), ("X", "uV", np.zeros(1), 1e-9)]
+    odd.edf(tmp_path / "a.edf", channels)
+    assert read(tmp_path, {"ecg": ["ECG"]}).seconds == 30
+    refused(tmp_path, {"eeg": ["X"]}, "a.edf: expected samples of X, found none")
+
+
 def test_a_number_of_records_that_is_not_stated_is_said_once(tmp_path, caplog):
     t = odd.clock(30, 200)
     path = odd.edf(tmp_path / "a.edf", [("ECG", "mV", odd.beats(t), 200)], records=-1)

@@ -37,7 +37,10 @@ since the files of rest are longer."""
 def subjects(folder: Path | str) -> list[str]:
     """Names such as ``Subject01``, for which both files are there."""
     one, two = (ABOUT.present(folder, "*.edf", rf"(Subject\d+)_{part}\.edf") for part in (1, 2))
-    return [name for name in one if name in two]
+    both = [name for name in one if name in two]
+    if not both:
+        raise ABOUT.missing(folder)
+    return both
 
 
 def read(folder: Path | str, subject: str, source: str = "EEGMAT") -> list[Recording]:

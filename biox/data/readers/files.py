@@ -291,6 +291,7 @@ def _edf(path: Path, picks: list[str | int]) -> Rows:
     found = []
     for i in (own[place] for place in places):
         name, unit, n = (fields[key][i] for key in ("name", "unit", "samples"))
+        expect(n > 0, path, f"samples of {name}", "none")
         low, high, first, last = (fields[key][i] for key in LIMITS)
         sound = low != high and first < last and np.isfinite([low, high]).all()
         limits = f"physical {low:g} to {high:g} {unit} for digital {first:g} to {last:g}"
