@@ -9,10 +9,12 @@ was not fitted to.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from scipy.linalg import helmert
 from scipy.special import logsumexp, softmax
 from sklearn.linear_model import LogisticRegression
@@ -26,7 +28,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
+from biox.activations import FrozenDirection, compute_activations, frozen_backbone, window_key
 from biox.cka import linear_cka, varies
+from biox.config import Settings
+from biox.data.windows import Windows
+from biox.teacher import Labelled, teach
 
 log = logging.getLogger(__name__)
 
@@ -200,6 +206,47 @@ def select_positions(
             f"{len(pseudo_labels)} windows are too few for features this wide"
         )
     return Selection(m, int(np.nanargmax(deciding)) if l is None else l, probe, debiased, biased)
+
+
+def freeze_direction(
+    settings: Settings,
+    name: str,
+    parts: Mapping[str, Windows],
+    checkpoints: Mapping[str, Path] | None = None,
+) -> FrozenDirection:
+    """Go from windows to a teacher, activations, m and l, all in memory.
+
+    The stages `teacher` and `positions` do the same for the splits and models of the settings.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of this direction: ``settings.for_direction(name)``.
+    name : str
+    parts : mapping
+        Windows of train, val, pair and test.
+    checkpoints : mapping, optional
+        Key of `backbones` -> weights in the place of those that the settings name.
+    """
+    d, weights, pair = settings.direction(name), checkpoints or {}, parts["pair"]
+    new, old = (
+        frozen_backbone(settings, key, pair, weights.get(key)) for key in (d.new_key, d.old_key)
+    )
+    new_key, old_key = (window_key(settings, d.dataset, key) for key in (d.new_key, d.old_key))
+    labelled = [
+        Labelled(torch.from_numpy(w.signals[old_key]), w.labels, w.subjects)
+        for w in (parts["train"], parts["val"])
+    ]
+    head, _ = teach(old, *labelled, len(pair.classes), settings.teacher)
+    keys = {"new_key": new_key, "old_key": old_key}
+    cached = {
+        split: compute_activations(parts[split], new, old, head, **keys)
+        for split in ("pair", "val", "test")
+    }
+    pair, how = cached["pair"], settings.positions
+    options = {"cka": how.cka, "n_folds": how.n_folds, "m": d.m, "l": d.l}
+    chosen = select_positions(pair.new, pair.old, pair.pseudo_labels, pair.subjects, **options)
+    return FrozenDirection(settings, name, d, new, old, head, chosen.m, chosen.l, cached)
 
 
 def _alive(which: str, layers: Sequence[np.ndarray], given: int | None) -> list[bool]:
