@@ -38,20 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     task = commands.add_parser("export", help="write a bridge as one ONNX graph")
     task.add_argument("bridge", help="folder of `pack`", metavar="FOLDER")
     task.add_argument("file", help="to write", metavar="FILE.onnx")
-    add_sweep(commands.add_parser("sweep", help="run a notebook for a grid of settings"))
-    parsed = parser.parse_args(arguments)
-    if parsed.command == "sweep":
-        return sweep.command(parsed)
-    if parsed.command in ("pack", "predict", "export"):
-        from biox import predict
-
-        return predict.main(parsed)
-    return check(parsed.reader, parsed.folder)
-
-
-def add_sweep(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of ``python -m biox sweep``."""
-    add = parser.add_argument
+    add = commands.add_parser("sweep", help="run a notebook for a grid of settings").add_argument
     of_grid = "rank=4,8,16, seed=0..4, direction=all (or wesad-*), or a YAML file"
     add("notebook", help="a template, such as notebooks/06_bridge.ipynb")
     add("--grid", nargs="+", required=True, metavar="NAME=VALUES", help=of_grid)
@@ -66,6 +53,14 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
     add("--timeout-min", type=int, default=1440, help="of one job")
     add("--partition", help="of SLURM")
     add("--options", nargs="+", default=[], metavar="account=NAME", help="of sbatch")
+    parsed = parser.parse_args(arguments)
+    if parsed.command == "sweep":
+        return sweep.command(parsed)
+    if parsed.command in ("pack", "predict", "export"):
+        from biox import predict
+
+        return predict.main(parsed)
+    return check(parsed.reader, parsed.folder)
 
 
 def check(name: str, folder: str) -> int:
@@ -79,9 +74,14 @@ def check(name: str, folder: str) -> int:
     import pandas as pd
     from tqdm import tqdm
 
+    from biox.config import load_settings
     from biox.data.readers import natural, reader_named
+    from biox.notebook import project_root
 
-    dataset = _dataset(name)
+    try:
+        dataset = load_settings(project_root() / "params.yaml").datasets.get(name)
+    except FileNotFoundError:  # no settings here
+        dataset = None
     try:
         reader = reader_named((dataset and dataset.reader) or name)
         options = dataset.reader_options() if dataset else {}
@@ -111,17 +111,6 @@ def check(name: str, folder: str) -> int:
     print(f"Needed: {about.files} of '{about.title}' ({about.database} {about.url})")
     print(f"Licence: {about.licence}. Cite: {about.citation}")
     return 1
-
-
-def _dataset(name: str):
-    """A data set of params.yaml, if there are settings here and it is among them."""
-    from biox.config import load_settings
-    from biox.notebook import project_root
-
-    try:
-        return load_settings(project_root() / "params.yaml").datasets.get(name)
-    except FileNotFoundError:
-        return None
 
 
 def _look(

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from biox.backbones import Backbone, InputSpec, build
 from biox.bridge import BridgedModel, PrototypeBridge
 from biox.cka import few_features
-from biox.config import PATHS, Direction, Settings, digest
+from biox.config import PATHS, Dataset, Direction, Settings, digest
 from biox.data.windows import Windows
 from biox.teacher import load_head
 from biox.training import Pairs, centre_by_subject
@@ -121,24 +121,19 @@ class Activations:
             with safe_open(path, "pt") as file:
                 header = json.loads((file.metadata() or {})["activations"])
                 n_new, n_old = header["layers"]
-                counts = {"new": n_new, "old": n_old, "tokens": n_old}
-                return cls(
-                    **{
-                        k: tuple(file.get_tensor(f"{k}.{i}") for i in range(counts[k]))
-                        for k in _LAYERS
-                    },
-                    last=np.load(last_path(path), mmap_mode="r"),
-                    logits=file.get_tensor("logits"),
-                    **{k: file.get_tensor(k).numpy() for k in ("labels", "starts")},
-                    **{k: np.array(header[k], dtype=str) for k in ("subjects", "recordings")},
-                    classes=tuple(header["classes"]),
-                    source=header["source"],
-                )
+                found = {
+                    kind: tuple(file.get_tensor(f"{kind}.{i}") for i in range(n))
+                    for kind, n in {"new": n_new, "old": n_old, "tokens": n_old}.items()
+                }
+                found |= {k: file.get_tensor(k).numpy() for k in ("labels", "starts")}
+                found |= {k: np.array(header[k], dtype=str) for k in ("subjects", "recordings")}
+                found |= {"classes": tuple(header["classes"]), "source": header["source"]}
+                last = np.load(last_path(path), mmap_mode="r")
+                return cls(last=last, logits=file.get_tensor("logits"), **found)
         except (SafetensorError, KeyError, TypeError, ValueError, EOFError) as error:
-            raise ValueError(
-                f"{path}: expected whole files of activations, found foreign or truncated ones "
-                f"({error})"
-            ) from None
+            expected = "whole files of activations"
+            found = f"foreign or truncated ones ({error})"
+            raise ValueError(f"{path}: expected {expected}, found {found}") from None
 
 
 def last_path(path: Path | str) -> Path:
@@ -214,7 +209,11 @@ def compute_activations(
         batch["logits"] = head(old.pool(h_L))
         for name, x in batch.items():
             found.setdefault(name, []).append(x.cpu())
-        last[a:b] = _rounded(h_L.cpu().numpy(), dtype)
+        h_L = h_L.cpu().numpy()
+        if (largest := np.abs(h_L).max()) > np.finfo(dtype).max:
+            expected = f"values that {dtype} can hold, found {largest:.3g}; choose float32"
+            raise ValueError(f"activations.dtype: expected {expected}")
+        last[a:b] = h_L
     arrays = {name: torch.cat(parts) for name, parts in found.items()}
     sizes = {"new": new.n_layers, "old": old.n_layers, "tokens": old.n_layers}
     activations = Activations(
@@ -229,16 +228,6 @@ def compute_activations(
     os.replace(last_path(part), last_path(path))
     os.replace(part, path)
     return Activations.load(path)
-
-
-def _rounded(h: np.ndarray, dtype: str) -> np.ndarray:
-    largest = np.abs(h).max()
-    if largest > np.finfo(dtype).max:
-        raise ValueError(
-            f"activations.dtype: expected values that {dtype} can hold, "
-            f"found {largest:.3g}; choose float32"
-        )
-    return h.astype(dtype)
 
 
 def _token_draws(n: int, n_tokens: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
@@ -281,11 +270,11 @@ def flattened_states(backbone: Backbone, x: Tensor, batch_size: int = 32) -> lis
 # --- windows and models of the settings -----------------------------------------------------------
 
 
-def _empty(settings: Settings, key: str, n_channels=None, seconds=None) -> Backbone:
-    """A model of the right shapes without numbers."""
-    choice = settings.backbone(key)
+def _empty(settings: Settings, key: str, dataset: Dataset | None = None) -> Backbone:
+    """A model of the right shapes without numbers, for a data set's windows or its own."""
+    choice, n = settings.backbone(key), dataset and dataset.n_channels(settings.modality(key))
     with torch.device("meta"):
-        return build(choice.name, choice.size, n_channels=n_channels, seconds=seconds)
+        return build(choice.name, choice.size, n_channels=n, seconds=dataset and dataset.seconds)
 
 
 def window_specs(settings: Settings, dataset: str) -> dict[str, InputSpec]:
@@ -295,8 +284,7 @@ def window_specs(settings: Settings, dataset: str) -> dict[str, InputSpec]:
     """
     data, specs = settings.dataset(dataset), {}
     for key in settings.keys_of(dataset):
-        n_channels = data.n_channels(settings.modality(key))
-        spec = _empty(settings, key, n_channels, data.seconds).input_spec
+        spec = _empty(settings, key, data).input_spec
         if spec not in specs.values():
             specs[key] = spec
     return specs
@@ -304,9 +292,8 @@ def window_specs(settings: Settings, dataset: str) -> dict[str, InputSpec]:
 
 def window_key(settings: Settings, dataset: str, key: str) -> str:
     """Return the name in `Windows.signals` of the windows that a model reads."""
-    data, specs = settings.dataset(dataset), window_specs(settings, dataset)
-    n_channels = data.n_channels(settings.modality(key))
-    spec = _empty(settings, key, n_channels, data.seconds).input_spec
+    specs = window_specs(settings, dataset)
+    spec = _empty(settings, key, settings.dataset(dataset)).input_spec
     return next(name for name, other in specs.items() if other == spec)
 
 
@@ -343,15 +330,10 @@ def frozen_backbone(
     """
     choice, modality = settings.backbone(key), settings.modality(key)
     signal = next(k for k in windows.signals if settings.modality(k) == modality)
-    backbone = build(
-        choice.name,
-        choice.size,
-        checkpoint=checkpoint or choice.checkpoint,
-        n_channels=windows.signals[signal].shape[1],
-        seconds=windows.seconds(signal),
-        widen=choice.widen,
-    )
-    return backbone.eval().requires_grad_(False)
+    n_channels, seconds = windows.signals[signal].shape[1], windows.seconds(signal)
+    weights = checkpoint or choice.checkpoint
+    backbone = build(choice.name, choice.size, weights, n_channels, seconds, choice.widen)
+    return backbone.requires_grad_(False)
 
 
 def describe(settings: Settings, key: str) -> str:
@@ -434,10 +416,9 @@ class FrozenDirection:
             Put over the section `bridge` of the settings.
         """
         if self.m is None or self.l is None:
-            raise FileNotFoundError(
-                f"{PATHS.positions(self.name)}: expected positions, found none; "
-                f"make them with: dvc repro positions@{self.name}"
-            )
+            made = f"make them with: dvc repro positions@{self.name}"
+            path = PATHS.positions(self.name)
+            raise FileNotFoundError(f"{path}: expected positions, found none; {made}")
         if changes:
             return self.override(**changes).bridge(seed, rows)
         settings, cached = self.settings.bridge, self.activations["pair"]
@@ -486,14 +467,6 @@ def load_direction(
     if PATHS.positions(name).is_file():
         place = json.loads(PATHS.positions(name).read_text())
         m, l = place["m"], place["l"]
-    return FrozenDirection(
-        settings=settings,
-        name=name,
-        direction=d,
-        new=frozen_backbone(settings, d.new_key, windows),
-        old=frozen_backbone(settings, d.old_key, windows, tuned),
-        head=load_head(folder),
-        m=m,
-        l=l,
-        activations=activations,
-    )
+    new = frozen_backbone(settings, d.new_key, windows)
+    old = frozen_backbone(settings, d.old_key, windows, tuned)
+    return FrozenDirection(settings, name, d, new, old, load_head(folder), m, l, activations)

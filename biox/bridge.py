@@ -215,10 +215,8 @@ class BridgedModel(nn.Module):
     ):
         super().__init__()
         if not (0 <= m < new.n_layers and 0 <= l < old.n_layers):
-            raise ValueError(
-                f"BridgedModel: expected m in 0..{new.n_layers - 1}, l in 0..{old.n_layers - 1}, "
-                f"found m = {m} and l = {l}"
-            )
+            expected = f"m in 0..{new.n_layers - 1}, l in 0..{old.n_layers - 1}"
+            raise ValueError(f"BridgedModel: expected {expected}, found m = {m} and l = {l}")
         self.new = new.eval().requires_grad_(False)
         self.old = old.eval().requires_grad_(False)
         self.head = head.requires_grad_(False)
@@ -290,8 +288,7 @@ class BridgedModel(nn.Module):
         path, about = Path(folder) / "bridge.safetensors", Path(folder) / "bridge.json"
         recipe = None
         if new is None or old is None or head is None:
-            recipe = _recipe(Path(folder))
-            new, old, head = _own_models(Path(folder), recipe)
+            recipe, new, old, head = _packed(Path(folder))
         if not (path.is_file() and about.is_file()):
             raise FileNotFoundError(f"{path}: expected a bridge and its {about.name}, found none")
         try:
@@ -299,16 +296,13 @@ class BridgedModel(nn.Module):
             (rank, d_m), (d_l, n_p) = weights["A"].shape, weights["prototypes"].shape
             n_l, m, l = len(weights["B"]) // n_p, place["m"], place["l"]
         except (SafetensorError, KeyError, ValueError) as error:
-            raise ValueError(
-                f"{path}: expected a bridge (A, B, prototypes; m and l beside it), "
-                f"found a foreign or truncated file ({error})"
-            ) from None
-        expected = (new.token_shape(m + 1)[1], *old.token_shape(l))
-        if (d_m, n_l, d_l) != expected:
-            raise ValueError(
-                f"{path}: expected (d_m, N_l, d_l) = {expected} for these backbones, "
-                f"found {(d_m, n_l, d_l)}"
-            )
+            expected = "a bridge (A, B, prototypes; m and l beside it)"
+            found = f"a foreign or truncated file ({error})"
+            raise ValueError(f"{path}: expected {expected}, found {found}") from None
+        found, wanted = (d_m, n_l, d_l), (new.token_shape(m + 1)[1], *old.token_shape(l))
+        if found != wanted:
+            expected = f"(d_m, N_l, d_l) = {wanted} for these backbones"
+            raise ValueError(f"{path}: expected {expected}, found {found}")
         affine = place.get("affine", False)
         bridge = PrototypeBridge(d_m, d_l, n_l, rank, n_p, place["reshaped"], affine)
         bridge.load_state_dict(weights)
@@ -320,8 +314,15 @@ class BridgedModel(nn.Module):
 # --- a folder that holds everything ---------------------------------------------------------------
 
 
-def _recipe(folder: Path) -> dict:
-    """Read ``recipe.json`` of `biox.predict.pack`."""
+def _packed(folder: Path) -> tuple[dict, Backbone, Backbone, nn.Linear]:
+    """Read ``recipe.json`` of `biox.predict.pack`; build both models and the head that it names.
+
+    No other file passes for them.
+    """
+    from biox.backbones import build
+    from biox.config import digest
+    from biox.teacher import load_head
+
     path = folder / "recipe.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected the recipe of a packed bridge, found none")
@@ -334,36 +335,22 @@ def _recipe(folder: Path) -> dict:
         raise ValueError(
             f"{path}: expected the recipe of a packed bridge, found a foreign file ({error!r})"
         ) from None
-    return recipe
 
-
-def _own_models(folder: Path, recipe: dict) -> tuple[Backbone, Backbone, nn.Linear]:
-    """Build both models and the head that a recipe names; no other file passes for them."""
-    from biox.backbones import build
-    from biox.config import digest
-    from biox.teacher import load_head
-
-    def own(path: Path, expected: str) -> Path:
+    def own(path: Path, sha: str) -> Path:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: expected a file of {folder}, found none")
-        if (found := digest(path)) != expected:
-            raise ValueError(
-                f"{path}: expected the file that the bridge in {folder} was trained with "
-                f"(SHA-256 {expected}...), found another one ({found}...)"
-            )
+        if (found := digest(path)) != sha:
+            expected = f"the file that the bridge in {folder} was trained with (SHA-256 {sha}...)"
+            raise ValueError(f"{path}: expected {expected}, found another one ({found}...)")
         return path
 
-    for name, expected in recipe["files"].items():
-        own(folder / name, expected)
+    for name, sha in recipe["files"].items():
+        own(folder / name, sha)
     built = []
     for side in ("new", "old"):
         about = recipe["models"][side]
         copy = folder / f"{side}.safetensors"
         path = own(copy if copy.is_file() else Path(about["checkpoint"] or copy), about["digest"])
-        built.append(
-            build(
-                about["name"], about["size"], path, about["channels"], recipe["seconds"],
-                about["widen"],
-            )
-        )  # fmt: skip
-    return built[0], built[1], load_head(folder)
+        kind, windows = (about["name"], about["size"]), (about["channels"], recipe["seconds"])
+        built.append(build(*kind, path, *windows, about["widen"]))
+    return recipe, *built, load_head(folder)

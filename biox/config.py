@@ -325,9 +325,8 @@ class Settings(Section):
     def _names_exist(self):
         for name, direction in self.directions.items():
             key = f"directions.{name}"
-            _known(f"{key}.dataset", direction.dataset, self.datasets)
-            dataset, new = self.datasets[direction.dataset], direction.new
-            if direction.old == new:
+            dataset = _known(f"{key}.dataset", direction.dataset, self.datasets)
+            if direction.old == (new := direction.new):
                 raise ValueError(f"{key}.new: expected a modality other than old, found {new}")
             for modality in (direction.old, direction.new):
                 _known(key, modality, self.backbones)
@@ -354,18 +353,15 @@ class Settings(Section):
 
     def direction(self, name: str) -> Direction:
         """Look up a direction; raise ValueError if there is none of that name."""
-        _known("direction", name, self.directions)
-        return self.directions[name]
+        return _known("direction", name, self.directions)
 
     def dataset(self, name: str) -> Dataset:
         """Look up a data set; raise ValueError if there is none of that name."""
-        _known("dataset", name, self.datasets)
-        return self.datasets[name]
+        return _known("dataset", name, self.datasets)
 
     def backbone(self, key: str) -> BackboneChoice:
         """Look up a backbone; raise ValueError if there is none of that name."""
-        _known("backbone", key, self.backbones)
-        return self.backbones[key]
+        return _known("backbone", key, self.backbones)
 
     def modality(self, key: str) -> str:
         """Return the modality that a backbone reads."""
@@ -389,17 +385,17 @@ class Settings(Section):
 
     def with_seeds(self, seeds: Sequence[int]) -> "Settings":
         """Replace the seeds, checked as params.yaml is."""
-        content = {name: getattr(self, name) for name in type(self).model_fields}
-        return _validated(Settings, content | {"seeds": list(seeds)})
+        return _validated(Settings, dict(self) | {"seeds": list(seeds)})
 
     def _merged(self, section: str, values: Mapping[str, Any], where: str | None = None) -> Section:
         current = getattr(self, section)
         return _validated(type(current), current.model_dump() | dict(values), where or section)
 
 
-def _known(where: str, name: str, known: Mapping[str, Any]) -> None:
+def _known(where: str, name: str, known: Mapping[str, Any]) -> Any:
     if name not in known:
         raise ValueError(f"{where}: expected one of {sorted(known)}, found {name!r}")
+    return known[name]
 
 
 def _validated(kind: type[Section], content: Any, where: str = "") -> Any:

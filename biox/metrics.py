@@ -145,13 +145,12 @@ def read_results(
             f"expected results, found none in {', '.join(map(str, missing))}; "
             f"make them with: dvc repro {' '.join(dict.fromkeys(stages))}"
         )
-    found = []
+    found, text = [], {"subject": str, "recording": str, "failed": str}
     for name in ("predictions", "curves", "runs"):
-        parts = []
-        for folder in folders:
-            text = {"subject": str, "recording": str, "failed": str}
-            part = pd.read_csv(folder / f"{name}.csv", dtype=text).assign(folder=str(folder))
-            parts.append(part.fillna({"failed": ""}) if name == "runs" else part)
+        parts = [
+            pd.read_csv(f / f"{name}.csv", dtype=text).fillna({"failed": ""}).assign(folder=str(f))
+            for f in folders
+        ]
         found.append(pd.concat([p for p in parts if len(p)] or parts[:1], ignore_index=True))
     predictions, curves, runs = found
     for folder in predictions["folder"].unique():
@@ -185,10 +184,9 @@ def probabilities_of(frame: pd.DataFrame) -> np.ndarray:
     p = frame.filter(regex="^p ").dropna(axis=1, how="all").to_numpy()
     broken, labels = int((~np.isfinite(p)).any(axis=1).sum()), frame["label"]
     if broken or p.size == 0 or not labels.between(0, p.shape[1] - 1).all():
-        raise ValueError(
-            f"predictions: expected probabilities of every class for every window, found NaN in "
-            f"{broken} of {len(p)}, {p.shape[1]} classes, labels {sorted(set(labels))}"
-        )
+        expected = "probabilities of every class for every window"
+        found = f"{broken} of {len(p)}, {p.shape[1]} classes, labels {sorted(set(labels))}"
+        raise ValueError(f"predictions: expected {expected}, found NaN in {found}")
     return p
 
 
@@ -290,8 +288,7 @@ def _resampled(counts: np.ndarray, drawn: np.ndarray, metric: str) -> np.ndarray
 
 def _ends(values: np.ndarray) -> tuple[float, float]:
     tail = (1 - 0.95) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
-    return float(low), float(high)
+    return tuple(np.quantile(values, [tail, 1 - tail]).tolist())
 
 
 def resampled_scores(

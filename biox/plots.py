@@ -41,18 +41,16 @@ def theme() -> None:
     sns.set_theme(context="paper", style="ticks", palette="colorblind")
     names = ("font.size", "axes.titlesize", "axes.labelsize", "xtick.labelsize", "ytick.labelsize")
     names += ("legend.fontsize", "legend.title_fontsize", "figure.titlesize", "figure.labelsize")
-    plt.rcParams.update(dict.fromkeys(names, 11))
-    plt.rcParams.update(
-        {
-            "figure.dpi": 100,
-            "savefig.dpi": 150,
-            "svg.hashsalt": "biox",
-            "figure.constrained_layout.use": True,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "legend.frameon": False,
-        }
-    )
+    look = {
+        "figure.dpi": 100,
+        "savefig.dpi": 150,
+        "svg.hashsalt": "biox",
+        "figure.constrained_layout.use": True,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "legend.frameon": False,
+    }
+    plt.rcParams.update(look | dict.fromkeys(names, 11))
 
 
 def save(figure: Figure, folder: str, name: str, root: Path | str = "figures") -> None:
@@ -87,10 +85,9 @@ def grid(n: int, height: float, columns: int = 2, **options) -> tuple[Figure, li
 def plot_windows(
     signals: Mapping[str, tuple[np.ndarray, float, str]],
     title: str = "",
-    seconds: float = 10.0,
     modality: str | None = None,
 ) -> Figure:
-    """Draw the first seconds of several signals above one another.
+    """Draw the first 10 s of several signals above one another.
 
     Parameters
     ----------
@@ -98,13 +95,12 @@ def plot_windows(
         Modality -> (values [channels, samples], rate in Hz, unit); or any name, if all are of one
         `modality`.
     title : str
-    seconds : float
     modality : str, optional
     """
     n = len(signals)
     figure, axes = plt.subplots(n, 1, figsize=(WIDTH, 1.7 * n), sharex=True, squeeze=False)
     for axis, (name, (values, rate, unit)) in zip(axes[:, 0], signals.items(), strict=True):
-        values = values[:, : int(seconds * rate)]
+        values = values[:, : int(10 * rate)]
         offsets = 1.2 * np.ptp(values, axis=1).max() * np.arange(len(values))
         colour = MODALITY_COLOURS.get(modality or name, "black")
         time = np.arange(values.shape[1]) / rate

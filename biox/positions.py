@@ -19,11 +19,7 @@ from scipy.linalg import helmert
 from scipy.special import logsumexp, softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
-from sklearn.model_selection import (
-    StratifiedGroupKFold,
-    StratifiedKFold,
-    cross_val_score,
-)
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
@@ -92,27 +88,24 @@ def probe_folds(
     features = np.asarray(features, dtype=np.float64)
     classes, counts = np.unique(pseudo_labels, return_counts=True)
     if len(classes) < 2:
-        raise ValueError(
-            f"probe: expected pseudo-labels of at least two classes on the paired windows, found "
-            f"only class {classes.tolist()}: the teacher predicts the same for every window"
-        )
+        expected = "pseudo-labels of at least two classes on the paired windows"
+        found = f"only class {classes.tolist()}: the teacher predicts the same for every window"
+        raise ValueError(f"probe: expected {expected}, found {found}")
     regression = LogisticRegression(max_iter=1000)
     if subjects is None:
         if counts.min() < n_folds:
-            raise ValueError(
-                f"probe: expected at least {n_folds} windows of each pseudo-class, "
-                f"found {dict(zip(classes.tolist(), counts.tolist(), strict=True))}"
-            )
+            expected = f"at least {n_folds} windows of each pseudo-class"
+            found = dict(zip(classes.tolist(), counts.tolist(), strict=True))
+            raise ValueError(f"probe: expected {expected}, found {found}")
         folds = StratifiedKFold(n_folds)
         scores = cross_val_score(regression, features, pseudo_labels, cv=folds, scoring="f1_macro")
         return scores.tolist()
-    n_subjects = len(np.unique(subjects))
-    if n_subjects < 2:
-        raise ValueError(
-            "probe: expected at least two subjects on the paired windows, for folds by subject, "
-            f"found {np.unique(subjects).tolist()}; probe: as_published needs one"
-        )
-    folds, scores = StratifiedGroupKFold(min(n_folds, n_subjects)), []
+    present = np.unique(subjects).tolist()
+    if len(present) < 2:
+        expected = "at least two subjects on the paired windows, for folds by subject"
+        found = f"{present}; probe: as_published needs one"
+        raise ValueError(f"probe: expected {expected}, found {found}")
+    folds, scores = StratifiedGroupKFold(min(n_folds, len(present))), []
     model = make_pipeline(StandardScaler(), regression)
     for train, test in folds.split(features, pseudo_labels, subjects):
         if len(np.unique(pseudo_labels[train])) < 2:
@@ -121,10 +114,9 @@ def probe_folds(
         # over the classes that the fold's truth or predictions hold
         scores.append(float(f1_score(pseudo_labels[test], predicted, average="macro")))
     if not scores:
-        raise ValueError(
-            "probe: expected pseudo-labels of two classes in some training fold, "
-            f"found one class a fold for subjects {np.unique(subjects).tolist()}"
-        )
+        expected = "pseudo-labels of two classes in some training fold"
+        found = f"one class a fold for subjects {present}"
+        raise ValueError(f"probe: expected {expected}, found {found}")
     return scores
 
 
@@ -186,17 +178,13 @@ def select_positions(
     alive = [_alive("output of new", outputs, m), _alive("input of old", inputs, l)]
     with threadpool_limits(1):
         probe = [
-            float(np.mean(probe_folds(new_outputs[i], pseudo_labels, subjects, n_folds)))
-            if lives
-            else np.nan
-            for i, lives in enumerate(alive[0])
+            float(np.mean(probe_folds(x, pseudo_labels, subjects, n_folds))) if lives else np.nan
+            for x, lives in zip(new_outputs, alive[0], strict=True)
         ]
         m = int(np.nanargmax(probe)) if m is None else m
+        sides = list(zip(inputs, alive[1], strict=True))
         debiased, biased = (
-            [
-                linear_cka(outputs[m], inputs[j], debiased=kind) if lives else np.nan
-                for j, lives in enumerate(alive[1])
-            ]
+            [linear_cka(outputs[m], x, debiased=kind) if lives else np.nan for x, lives in sides]
             for kind in (True, False)
         )
     deciding = np.array(debiased if cka == "debiased" else biased)

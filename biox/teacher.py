@@ -174,10 +174,8 @@ def fine_tune(
             logits = head(backbone.pool(backbone(train.x[rows].to(device))))
             loss = F.cross_entropy(logits, y[rows], weight=weights)
             if not torch.isfinite(loss):
-                raise FloatingPointError(
-                    f"teacher: expected a finite loss, found {loss.item()} "
-                    f"at learning rate {settings.lr}"
-                )
+                found = f"{loss.item()} at learning rate {settings.lr}"
+                raise FloatingPointError(f"teacher: expected a finite loss, found {found}")
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

@@ -84,11 +84,7 @@ def infonce_loss(h: Tensor, target: Tensor, temperature: float = 0.1) -> Tensor:
     return F.cross_entropy(h @ target.T / temperature, torch.arange(len(h), device=h.device))
 
 
-LOSSES: dict[str, Callable[..., Tensor]] = {
-    "cosine": cosine_loss,
-    "mae": mae_loss,
-    "infonce": infonce_loss,
-}
+LOSSES = {"cosine": cosine_loss, "mae": mae_loss, "infonce": infonce_loss}
 
 
 def objective(
@@ -211,7 +207,7 @@ def train_bridge(
     history = [(0, evaluate(pair)[0], *evaluate(val))]
     best = copy.deepcopy(model.bridge.state_dict())
     for epoch in trange(1, epochs + 1, desc=f"bridge, seed {seed}", disable=None):
-        with _located(f"in epoch {epoch} at learning rate {lr:g}"):
+        with located("bridge: ", epoch, lr):
             total = 0.0
             for rows in torch.randperm(n, generator=generator).split(batch_size):
                 pooled, target = pair.batch(rows, device)  # Pool(h_m) of new, h_L of old
@@ -237,12 +233,13 @@ def _table(history: Sequence[tuple]) -> pd.DataFrame:
 
 
 @contextmanager
-def _located(where: str) -> Iterator[None]:
-    """Say where in training a number stopped being finite."""
+def located(who: str, epoch: int, lr: float) -> Iterator[None]:
+    """Say where in training a number stopped being finite, and `who` was trained."""
     try:
         yield
     except FloatingPointError as error:
-        raise FloatingPointError(f"bridge: {error}, {where}") from None
+        text = f"{who}{error}, in epoch {epoch} at learning rate {lr:g}"
+        raise FloatingPointError(text) from None
 
 
 @torch.no_grad()
@@ -311,9 +308,8 @@ def fit(
         rows = share_rows(frozen.activations["pair"].subjects, share, seed)
     frozen = frozen.override(lr=lr, **bridge)
     model, history, best = fit_rows(frozen, rows, seed)
-    probabilities = predict(model, frozen.pairs("test").pooled).numpy()
-    about = (seed, probabilities, model.bridge.n_parameters, lr, history, best)
-    val = predict(model, frozen.pairs("val").pooled).numpy()
+    test, val = (predict(model, frozen.pairs(s).pooled).numpy() for s in ("test", "val"))
+    about = (seed, test, model.bridge.n_parameters, lr, history, best)
     return Result("BioX-Bridge", *about, val=val), model.cpu()
 
 
@@ -417,13 +413,8 @@ def _reached(result: Result) -> dict[str, Any]:
     kept = {"agreement": math.nan, "val": math.nan}
     if not result.failed:
         kept = result.history.set_index("epoch").loc[result.best_epoch]
-    return {
-        "method": result.method,
-        "lr": result.lr,
-        "agreement": kept["agreement"],
-        "loss": kept["val"],
-        "failed": result.failed,
-    }
+    found = {"agreement": kept["agreement"], "loss": kept["val"], "failed": result.failed}
+    return {"method": result.method, "lr": result.lr} | found
 
 
 def chosen_lr(settings: Settings, direction: str) -> float:

@@ -104,10 +104,9 @@ def cbramod(model):
 AUTHORS = {f.__name__: f for f in (labram, hubert_ecg, papagei, normwear, ecg_fm, cbramod)}
 
 
-def authors_file(name, path="weights.pth", change=None, **options):
+def authors_file(name, path="weights.pth", **options):
     """Write a tiny model as its authors would; return the model and the path."""
     model = tiny(name)
-    state = {k: change(v) if change else v for k, v in model.state_dict().items()}
-    torch.save(AUTHORS[name](state), path, **options)
+    torch.save(AUTHORS[name](dict(model.state_dict())), path, **options)
     forget()
     return model, pathlib.Path(path)

@@ -134,51 +134,17 @@ def _cell(items, row=False):
 def write_dreamer(folder, people=None, electrodes=None, **fields):
     """``DREAMER.mat`` as its authors nest it; `electrodes` and more fields beside the data."""
     folder.mkdir(parents=True, exist_ok=True)
-    nested = [
-        {
-            key: {part: _cell(clips) for part, clips in value.items()}
-            if isinstance(value, dict)
-            else value
-            for key, value in person.items()
-        }
-        for person in people or [dreamer_person()]
-    ]
+    nested = []
+    for person in people or [dreamer_person()]:
+        cells = {key: value for key, value in person.items() if isinstance(value, dict)}
+        for key, value in cells.items():
+            cells[key] = {part: _cell(clips) for part, clips in value.items()}
+        nested.append(person | cells)
     fields = {"EEG_SamplingRate": 128, "ECG_SamplingRate": 256} | fields
     if electrodes is not None:
         fields["EEG_Electrodes"] = _cell(electrodes, row=True)
     savemat(folder / "DREAMER.mat", {"DREAMER": {"Data": _cell(nested, row=True), **fields}})
     return folder / "DREAMER.mat"
-
-
-def write_edf(path, channels, rate=500):
-    """A plain EDF file; `channels` maps a name to (unit, values in that unit)."""
-    n = len(channels)
-    limits = {name: max(1.0, float(np.abs(x).max()) * 1.01) for name, (_, x) in channels.items()}
-    fields = [
-        (list(channels), 16),
-        ([""] * n, 80),
-        ([unit for unit, _ in channels.values()], 8),
-        ([f"{-limits[name]:.6g}"[:8] for name in channels], 8),
-        ([f"{limits[name]:.6g}"[:8] for name in channels], 8),
-        (["-32768"] * n, 8),
-        (["32767"] * n, 8),
-        ([""] * n, 80),
-        ([str(rate)] * n, 8),
-        ([""] * n, 32),
-    ]
-    records = min(len(x) for _, x in channels.values()) // rate
-    header = "0".ljust(8) + "X".ljust(80) + "Startdate 01-JAN-2011".ljust(80)
-    header += "01.01.1100.00.00" + str(256 * (n + 1)).ljust(8) + "".ljust(44)
-    header += str(records).ljust(8) + "1".ljust(8) + str(n).ljust(4)
-    header += "".join(text.ljust(width) for texts, width in fields for text in texts)
-    rows = []
-    for name, (_, x) in channels.items():
-        low, high = float(f"{-limits[name]:.6g}"[:8]), float(f"{limits[name]:.6g}"[:8])
-        digital = np.round((x[: records * rate] - low) / (high - low) * 65535 - 32768)
-        rows.append(digital.astype("<i2").reshape(records, rate))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(header.encode("latin1") + np.concatenate(rows, axis=1).tobytes())
-    return path
 
 
 def recording(seconds=200.0, label=None, subject="a", name="a1", **changed):

@@ -1,8 +1,6 @@
 """The interface of the backbones on tiny models: layers, shapes, gradients, refusals."""
 
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -27,11 +25,6 @@ def some_windows(backbone, batch=2):
     return windows(spec.modality, (batch, spec.channels, spec.samples))
 
 
-def test_importing_the_backbones_loads_no_transformers():
-    code = "import sys, biox.backbones; sys.exit('transformers' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
 @settings(max_examples=20, deadline=None)
 @given(name=st.sampled_from(NAMES), cuts=st.lists(st.integers(0, 4), min_size=1, max_size=3))
 @torch.no_grad()
@@ -47,10 +40,11 @@ def test_run_composes(tiny, name, cuts):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_slices_of_layers_are_slices_of_the_whole_with_their_gradients(tiny, name):
-    backbone = tiny[name]
-    h0 = backbone.stem(some_windows(backbone)).detach()
+    backbone = tiny[name].requires_grad_(False)
+    h0 = backbone.stem(some_windows(backbone))
     with torch.no_grad():  # CBraMod's attention then takes another way
         states = [h0, *(backbone.run(h0, 0, i + 1) for i in range(backbone.n_layers))]
+    # The plain mean would not do: after a LayerNorm it does not depend on h.
     direction = windows("direction", states[-1].shape)
 
     inner = [h0.clone().requires_grad_()]
@@ -59,11 +53,11 @@ def test_slices_of_layers_are_slices_of_the_whole_with_their_gradients(tiny, nam
     expected = torch.autograd.grad((inner[-1] * direction).sum(), inner[:-1])
     for start in range(backbone.n_layers):
         stop = (start + backbone.n_layers + 1) // 2
-        torch.testing.assert_close(backbone.run(states[start], start, stop), states[stop])
         h = states[start].clone().requires_grad_()
         out = backbone.run(backbone.run(h, start, stop), stop, backbone.n_layers)
         (found,) = torch.autograd.grad((out * direction).sum(), h)
         torch.testing.assert_close(found, expected[start], rtol=1e-4, atol=1e-5)
+    assert found.isfinite().all() and expected[1].abs().amax(dim=(0, 2)).min() > 0
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -83,32 +77,10 @@ def test_token_shapes_are_those_of_the_hidden_states(tiny, name):
 
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
-def test_windows_of_a_batch_do_not_touch_each_other(tiny, name):
+def test_windows_of_a_batch_do_not_touch_each_other_and_may_be_precomputed(tiny, name):
     x = some_windows(tiny[name], batch=3)
     torch.testing.assert_close(tiny[name](x)[1:2], tiny[name](x[1:2]), rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("name", NAMES)
-@torch.no_grad()
-def test_precomputed_windows_give_the_same_tokens(tiny, name):
-    x = some_windows(tiny[name], batch=3)
     torch.testing.assert_close(tiny[name].stem(tiny[name].precompute(x)), tiny[name].stem(x))
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_gradient_reaches_the_input_of_a_frozen_tail(tiny, name):
-    backbone = tiny[name]
-    backbone.requires_grad_(False)
-    try:
-        h = backbone.run(backbone.stem(some_windows(backbone)), 0, 1)
-        h.requires_grad_()
-        out = backbone.run(h, 1, backbone.n_layers)
-        # The plain mean would not do: after a LayerNorm it does not depend on h.
-        (out * windows("weights", out.shape)).sum().backward()
-        assert torch.isfinite(h.grad).all() and h.grad.abs().amax(dim=(0, 2)).min() > 0
-        assert all(p.grad is None for p in backbone.parameters())
-    finally:
-        backbone.requires_grad_(True)
 
 
 # The first block's norm is unused; a bias common to all keys drops out of the softmax; and a group
@@ -120,35 +92,26 @@ WITHOUT_EFFECT = re.compile(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_parameter_moves_the_last_layer(tiny, name):
-    backbone = tiny[name]
+    backbone = tiny[name].requires_grad_(True)
     out = backbone(some_windows(backbone))
     keys, parameters = zip(*backbone.named_parameters(), strict=True)
     weighted = (out * windows("weights", out.shape)).sum()
     gradients = torch.autograd.grad(weighted, parameters, allow_unused=True)
-    idle = {
-        key
-        for key, gradient in zip(keys, gradients, strict=True)
-        if gradient is None or gradient.abs().max() < 1e-4
-    }
-    assert idle == {key for key in keys if WITHOUT_EFFECT.search(key)}
+    for key, gradient in zip(keys, gradients, strict=True):
+        idle = gradient is None or gradient.abs().max() < 1e-4
+        assert idle == bool(WITHOUT_EFFECT.search(key)), key
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_training_from_scratch_lowers_the_loss(name):
     torch.manual_seed(0)
-    long = {"hubert_ecg": 20, "papagei": 20, "plain_cnn": 20}
-    backbone = build(name, "tiny", seconds=long.get(name, 3))
-    spec = backbone.input_spec
-    # Two classes of noise: white, and smooth.
-    x = windows("noise", (16, spec.channels, spec.samples))
-    x[8:] = x[8:].cumsum(-1) / 10
-    y = torch.arange(16) // 8
-    head = torch.nn.Linear(backbone.token_shape(backbone.n_layers)[1], 2)
-    optimiser = torch.optim.Adam([*backbone.parameters(), *head.parameters()], lr=1e-3)
-    backbone.train()
-    losses = []
+    backbone = build(name, "tiny", seconds=SECONDS.get(name, 3)).train()
+    x, y, losses = some_windows(backbone, batch=8), torch.arange(8) // 4, []
+    x[4:] = x[4:].cumsum(-1) / 10  # white noise and smooth noise
+    optimiser = torch.optim.Adam(backbone.parameters(), lr=1e-3)
     for _ in range(12):
-        loss = torch.nn.functional.cross_entropy(head(backbone.pool(backbone(x))), y)
+        logits = backbone.pool(backbone(x))[:, :2]
+        loss = torch.nn.functional.cross_entropy(logits, y)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -160,22 +123,16 @@ def test_training_from_scratch_lowers_the_loss(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_windows_that_do_not_fit_are_refused(tiny, name):
-    x = some_windows(tiny[name])
-    wrong = [x.repeat(1, 2, 1), x[..., :-1], torch.cat([x, x], dim=-1), x[0], x.long()]
-    for bad in wrong:
+def test_windows_that_do_not_fit_or_are_broken_are_refused(tiny, name):
+    x = some_windows(tiny[name], batch=3)
+    for bad in (x.repeat(1, 2, 1), x[..., :-1], torch.cat([x, x], dim=-1), x[0], x.long()):
         with pytest.raises(ValueError, match=r"expected floating-point windows \[batch, "):
             tiny[name].stem(bad)
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
-@pytest.mark.parametrize("name", NAMES)
-def test_broken_windows_are_refused(tiny, name, value):
-    x = some_windows(tiny[name], batch=3)
-    x[1, 0, -1] = value
     found = r"found NaN or infinity in 1 of 3 windows \(the first: 1\)"
-    with pytest.raises(ValueError, match=f"stem: expected finite values, {found}"):
-        tiny[name].hidden_states(x)
+    for value in (float("nan"), float("-inf")):
+        x[1, 0, -1] = value
+        with pytest.raises(ValueError, match=f"stem: expected finite values, {found}"):
+            tiny[name].hidden_states(x)
 
 
 INSIDE_LAYER_2 = re.compile(r"(?:^|\.)(?:blocks|layers|basicblock_list|encoder_blocks)\.2\..*bias$")
@@ -211,7 +168,7 @@ def test_activations_that_are_not_finite_name_the_layer(name):
         (("ecg_fm", "tiny", None, 2), "n_channels of ecg: expected 1 or 12, .*found 2"),
         (("labram", "tiny", None, 0), "n_channels of eeg: expected at least 1, found 0"),
         (("ecg_fm", "tiny", None, 12, 0.03), "seconds of ecg: expected at least 16 .* 0.03 s"),
-        (("hubert_ecg", "tiny", None, 1, 0.5), "seconds of ecg: expected at least .* found 0.5"),
+        (("hubert_ecg", "tiny", None, 1, 0.81), "of ecg: expected at least 82 samples .* 0.81 s"),
         (("normwear", "tiny", None, 3, 0.05), "seconds of emg: expected at least 11 samples"),
         (("papagei", "tiny", None, 1, 0), "seconds of ppg: expected at least 1 .* found 0 s"),
         (("labram", "tiny", None, 6, 2.5), "in whole patches of 1 s; found 2.5 s"),
@@ -222,12 +179,3 @@ def test_activations_that_are_not_finite_name_the_layer(name):
 def test_models_that_cannot_be_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         build(*arguments)
-
-
-def test_hubert_needs_no_more_samples_than_one_token_takes():
-    samples = 1
-    for kernel, stride in zip((2, 2, 3, 3, 10), (2, 2, 2, 2, 4), strict=True):
-        samples = (samples - 1) * stride + kernel
-    assert build("hubert_ecg", "tiny", seconds=samples / 100).token_shape(0)[0] == 1
-    with pytest.raises(ValueError, match=f"at least {samples} samples"):
-        build("hubert_ecg", "tiny", seconds=(samples - 1) / 100)

@@ -17,11 +17,9 @@ from biox.activations import FrozenDirection, compute_activations
 from biox.backbones import build
 from biox.baselines import distillation
 from biox.baselines.distillation import Student, contrast_loss, kd_loss
-from biox.metrics import read_results, save_results, scores
 from biox.teacher import PENALTIES, choose_penalty
 
 SECONDS = {"papagei": 10, "hubert_ecg": 10, "labram": 3, "normwear": 3}
-MODELS = sorted(SECONDS)
 SIZES = {"pair": 25, "val": 14, "test": 16}
 
 
@@ -85,32 +83,16 @@ def train(frozen, x, method="KD", budget=None, seed=0, lr=3e-3, **baselines):
 
 
 def test_kd_loss_is_the_scaled_divergence_of_softened_predictions():
-    student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[math.log(9) * 2, 0.0]])
-    # At T = 2 the teacher has (0.9, 0.1), the student (0.5, 0.5).
-    expected = 4 * (0.9 * math.log(0.9 / 0.5) + 0.1 * math.log(0.1 / 0.5))
-    assert kd_loss(student, teacher, 2.0).item() == pytest.approx(expected, rel=1e-5)
     torch.manual_seed(0)
     a, b = torch.randn(5, 3), torch.randn(5, 3)
     p, q = (torch.distributions.Categorical(logits=z / 3) for z in (b, a))
     divergence = torch.distributions.kl_divergence(p, q).mean()
     torch.testing.assert_close(kd_loss(a, b, 3.0), 9 * divergence)
-    assert kd_loss(a, a, 3.0).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_kd_loss_of_a_high_temperature_compares_centred_logits():
-    """Hinton et al. 2015, section 2.1: its gradient becomes (z - v) / C for centred logits."""
-    torch.manual_seed(0)
-    z, v = (a - a.mean(1, keepdim=True) for a in torch.randn(2, 4, 3, dtype=torch.float64))
-    z.requires_grad_()
-    kd_loss(z, v, 1000.0).backward()
-    torch.testing.assert_close(z.grad * len(z), (z - v).detach() / 3, rtol=0, atol=2e-3)
-
-
-def test_contrast_loss_is_symmetric_and_within_its_bounds():
+def test_contrast_loss_is_the_mean_cross_entropy_of_both_ways():
     torch.manual_seed(0)
     a, b = torch.randn(2, 6, 5)
-    assert contrast_loss(a, b, 0.1).item() == pytest.approx(contrast_loss(b, a, 0.1).item())
-    assert contrast_loss(torch.eye(6), torch.eye(6), 0.01).item() == pytest.approx(0, abs=1e-5)
     similar = F.normalize(a, dim=1) @ F.normalize(b, dim=1).T / 0.1
     own = torch.arange(6)
     expected = (F.cross_entropy(similar, own) + F.cross_entropy(similar.T, own)) / 2
@@ -120,20 +102,7 @@ def test_contrast_loss_is_symmetric_and_within_its_bounds():
 # --- students -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_gradient_reaches_all_of_a_student_that_its_output_depends_on(name):
-    student = Student(pretrained(name), 2, teacher_features=7).train()
-    x = some_input(student.backbone)
-    logits, embedding = student(x)
-    (logits.square().sum() + embedding.square().sum()).backward()
-    without = {k for k, p in student.named_parameters() if p.grad is None}
-    assert without <= {f"backbone.basicblock_list.0.bn1.{k}" for k in ("weight", "bias")}
-    assert student.n_parameters == sum(p.numel() for p in student.parameters())
-    student.eval()
-    torch.testing.assert_close(student(student.inputs(x)), student(x))
-
-
-@pytest.mark.parametrize("name", [*MODELS, "cbramod", "ecg_fm", "plain_cnn"])
+@pytest.mark.parametrize("name", [*SECONDS, "cbramod", "ecg_fm", "plain_cnn"])
 def test_lora_starts_from_the_frozen_models_output_within_its_budget(name):
     backbone, budget = pretrained(name), 6000
     x = some_input(backbone)
@@ -224,25 +193,16 @@ def test_training_is_decided_by_its_seed(method, frozen, x):
     assert np.abs(first - other).max() > 1e-4
 
 
-def test_a_last_batch_of_one_window_is_left_out_and_the_seed_decides_which(frozen, x):
-    """Whether a window takes part shows when its logits are not numbers."""
+def test_a_last_batch_of_one_window_is_left_out(frozen, x):
     data = distillation.distillation_data(frozen, x)
-    settings, sizes = frozen.settings.baselines, {"lr": 1e-3, "epochs": 1, "batch_size": 4}
-
-    def left_out(seed, row):
-        logits = data["pair"].logits[:5].clone()
-        logits[row] = math.nan
-        pair = data["pair"]._replace(x=data["pair"].x[:5], logits=logits)
-        student = distillation.initial_student(frozen, "KD", None, 0)
-        try:
-            distillation.train_student(student, pair, data["val"], settings, seed=seed, **sizes)
-        except FloatingPointError:
-            return False
-        return True
-
-    found = [[row for row in range(5) if left_out(seed, row)] for seed in range(4)]
-    assert all(len(rows) == 1 for rows in found)
-    assert len({rows[0] for rows in found}) > 1
+    pair = data["pair"]._replace(x=data["pair"].x[:5])
+    student, sizes = distillation.initial_student(frozen, "KD", None, 0), []
+    student.register_forward_pre_hook(
+        lambda model, inputs: sizes.append(len(inputs[0])) if model.training else None
+    )
+    options = {"lr": 1e-3, "epochs": 2, "batch_size": 4, "seed": 0}
+    distillation.train_student(student, pair, data["val"], frozen.settings.baselines, **options)
+    assert sizes == [4, 4]
 
 
 def test_labels_are_not_read_and_embeddings_are_standardised_as_on_pair(frozen, x):
@@ -259,11 +219,7 @@ def test_labels_are_not_read_and_embeddings_are_standardised_as_on_pair(frozen, 
 
 def test_every_nth_window_of_pair(frozen, x):
     data = distillation.distillation_data(with_settings(frozen, "baselines", every=5), x)
-    assert {split: len(part.x) for split, part in data.items()} == {
-        "pair": 5,
-        "val": 14,
-        "test": 16,
-    }
+    assert [len(data[split].x) for split in ("pair", "val", "test")] == [5, 14, 16]
     torch.testing.assert_close(data["pair"].x[1], x["pair"][5])
     torch.testing.assert_close(data["pair"].logits[1], frozen.activations["pair"].logits[5])
     np.testing.assert_allclose(data["pair"].embedding.mean(0), 0, atol=1e-5)
@@ -272,7 +228,7 @@ def test_every_nth_window_of_pair(frozen, x):
 # --- all students ---------------------------------------------------------------------------------
 
 
-def test_distil_gives_the_same_whatever_the_number_of_threads(frozen, x, tmp_path):
+def test_distil_gives_the_same_whatever_the_number_of_threads(frozen, x):
     both = with_settings(frozen, "baselines", methods=["KD", "LoRA-KD"])
     one, search = distillation.distil(both, x, n_jobs=1)
     two, _ = distillation.distil(both, x, n_jobs=2)
@@ -280,22 +236,9 @@ def test_distil_gives_the_same_whatever_the_number_of_threads(frozen, x, tmp_pat
     for a, b in zip(one, two, strict=True):
         assert (a.lr, a.failed, a.best_epoch) == (b.lr, "", b.best_epoch)
         np.testing.assert_array_equal(a.probabilities, b.probabilities)
-    for method, tried in search.groupby("method"):
-        own = [r for r in one if r.method == method]
-        assert {r.lr for r in own} == {tried.loc[tried["agreement"].idxmax(), "lr"]}
-        kept = own[0].history.set_index("epoch").loc[own[0].best_epoch]
-        assert kept["agreement"] == tried["agreement"].max()
+    assert len(search) == 4  # two methods, two rates
     n_bridge = frozen.bridge(seed=0).bridge.n_parameters
     assert one[2].n_parameters <= n_bridge < one[0].n_parameters
-    test = frozen.activations["test"]
-    probed = distillation.probe_transfer(frozen)
-    save_results(tmp_path / "toy", [*one, *probed], test, "toy")
-    predictions, curves, runs = read_results(tmp_path / "toy")
-    assert len(runs) == 6 and set(curves["method"]) == {"KD", "LoRA-KD"}
-    saved = predictions[(predictions["method"] == "KD") & (predictions["seed"] == 1)]
-    hard = one[1].probabilities.argmax(1)
-    by_class = [(hard[test.labels == c] == c).mean() for c in (0, 1)]
-    assert scores(saved)["balanced_accuracy"] == pytest.approx(np.mean(by_class))
 
 
 def test_a_given_learning_rate_is_not_searched_for_and_a_wild_one_fails(frozen, x):
@@ -321,7 +264,6 @@ def test_probe_transfer_is_a_logistic_regression_on_pseudo_labels(frozen):
     np.testing.assert_allclose(first.probabilities, expected, atol=1e-4)
     assert first.n_parameters == 2 * (pair.shape[1] + 1)
     one = replace(frozen.activations["pair"], logits=torch.tensor([[1.0, 0.0]]).expand(25, -1))
-    lost = distillation.probe_transfer(
-        replace(frozen, activations=frozen.activations | {"pair": one})
-    )
+    unsure = replace(frozen, activations=frozen.activations | {"pair": one})
+    lost = distillation.probe_transfer(unsure)
     assert "no window of pair has pseudo-labels ['fast']" in lost[0].failed

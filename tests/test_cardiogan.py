@@ -14,8 +14,6 @@ from toy import SETTINGS, toy_direction, toy_windows
 
 from biox.baselines import cardiogan
 from biox.baselines.cardiogan import (
-    AttentionGate,
-    Discriminator,
     Generator,
     Networks,
     Segments,
@@ -26,9 +24,7 @@ from biox.baselines.cardiogan import (
     to_windows,
     train_cardiogan,
     train_step,
-    translate,
 )
-from biox.metrics import read_results, save_results
 from biox.teacher import teacher_probabilities
 
 SMALL = {"width": 1 / 16, "epochs": 1, "batch": 8, "segments": 16}
@@ -40,32 +36,18 @@ def section(**values):
     return SETTINGS.override("cardiogan", SMALL | values).cardiogan
 
 
-def n_parameters(module):
-    return sum(p.numel() for p in module.parameters())
-
-
 # --- networks -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("width", [1.0, 0.125])
-def test_parameters_in_closed_form(width):
-    """Table 1 of BioX-Bridge states 28.2M: one generator of the published width."""
-    n = [round(width * k) for k in (64, 128, 256, 512, 512, 512)]
-    encoder = sum(16 * a * b for a, b in zip([1, *n], n, strict=False)) + 2 * sum(n[1:])
-    up = n[::-1]
-    decoder = 16 * up[0] ** 2 + sum(16 * a * b for a, b in zip(up, up[1:], strict=False))
-    decoder += 2 * sum(n) + 16 * n[0] + 1
-    gates = sum(2 * (k * k + k) + k + 1 for k in n)
-    judged = n[:4]
-    weights = sum(a * b for a, b in zip([1, *judged], judged, strict=False)) + judged[-1]
-    judges = {kernel: kernel * weights + 2 * sum(judged[1:]) + 1 for kernel in (16, 7 * 7)}
+def test_networks_have_the_published_number_of_parameters():
+    """Table 1 of BioX-Bridge states 28.2M: one generator."""
     with torch.device("meta"):
-        found = Networks(width)
-    assert width < 1 or encoder + decoder + gates == 28_237_255
-    assert n_parameters(found.generators["old"]) == encoder + decoder + gates
-    assert n_parameters(found.discriminators["new"]["time"]) == judges[16]
-    assert n_parameters(found.discriminators["old"]["frequency"]) == judges[49]
-    assert found.n_parameters == 2 * (encoder + decoder + gates) + 2 * sum(judges.values())
+        networks = Networks()
+    published, kernels = 28_237_255, 16 + 7 * 7
+    weights = 64 + 64 * 128 + 128 * 256 + 256 * 512 + 512  # for each place of a kernel
+    judges = kernels * weights + 2 * (2 * (128 + 256 + 512) + 1)  # norms, a bias
+    assert sum(p.numel() for p in networks.generators["old"].parameters()) == published
+    assert networks.n_parameters == 2 * (published + judges)
 
 
 @pytest.mark.parametrize("length", [512, 500, 129, 1, 577])
@@ -75,21 +57,8 @@ def test_translation_keeps_any_length_and_stays_within_bounds(length):
     assert y.shape == (2, length) and y.abs().max() <= 1
 
 
-@pytest.mark.parametrize(("length", "places"), [(128, 7), (301, 17), (512, 31)])
-def test_discriminators_take_any_length(length, places):
-    x = torch.randn(3, length)
-    # Four strides of 2, then a layer whose even size costs one place; spectra have 65 bands.
-    assert Discriminator("time", 1 / 16)(x).shape == (3, 1, places)
-    frames = -(-(1 + length // 32) // 16)
-    assert Discriminator("frequency", 1 / 16)(x).shape == (3, 1, 5, frames)
-
-
-def test_gates_let_through_a_share_and_a_closed_gate_nothing():
+def test_a_closed_gate_lets_nothing_through():
     torch.manual_seed(0)
-    gate = AttentionGate(4)
-    skip, decoded = torch.randn(2, 3, 4, 50)
-    share = gate(skip, 5 * decoded)
-    assert share.shape == (3, 1, 50) and 0 < share.min() and share.max() < 1
     generator = Generator(1 / 16)
     x = torch.randn(2, 512)
     before = generator(x)
@@ -102,17 +71,12 @@ def test_gates_let_through_a_share_and_a_closed_gate_nothing():
     torch.testing.assert_close(generator(x), closed)
 
 
-def test_short_time_spectrum_is_scipys_and_peaks_at_the_tone():
-    tone = torch.sin(2 * np.pi * 20 * torch.arange(512) / 128)[None]
-    spectrum = log_magnitude(tone)
-    assert spectrum.shape == (1, 65, 17)
-    # Bins are 1 Hz apart; a Hann window sums to half its length, a sine splits in two.
-    assert set(spectrum[0, :, 2:-2].argmax(0).tolist()) == {20}
-    assert spectrum[0, 20, 8] == pytest.approx(np.log(1 + 32), abs=0.01)
+def test_short_time_spectrum_is_scipys():
     x = np.random.default_rng(0).normal(size=512)
     expected = ShortTimeFFT(hann(128, sym=False), 32, 128.0).stft(x, p0=2, p1=15)
-    found = log_magnitude(torch.from_numpy(x)[None].float())[0, :, 2:15]
-    np.testing.assert_allclose(found, np.log1p(np.abs(expected)), atol=1e-4)
+    found = log_magnitude(torch.from_numpy(x)[None].float())
+    assert found.shape == (1, 65, 17)
+    np.testing.assert_allclose(found[0, :, 2:15], np.log1p(np.abs(expected)), atol=1e-4)
 
 
 # --- windows and segments -------------------------------------------------------------------------
@@ -126,9 +90,8 @@ def test_segments_cover_a_window_and_the_last_ends_with_it(n, k):
     assert segments.shape == (3, k, 128) and segments.dtype == np.float32
     np.testing.assert_allclose(segments.min(-1), -1, atol=1e-6)
     np.testing.assert_allclose(segments.max(-1), 1, atol=1e-6)
-    last = x[:, 0, -128:]
-    rank = np.argsort(last, axis=1)
-    np.testing.assert_array_equal(np.argsort(segments[:, -1], axis=1), rank)
+    last = np.argsort(x[:, 0, -128:], axis=1)
+    np.testing.assert_array_equal(np.argsort(segments[:, -1], axis=1), last)
     marked = np.arange(3 * k * 128, dtype=np.float32).reshape(3, k, 128)
     joined = to_windows(marked, n / 128, 128, settings)[:, 0]
     assert joined.shape == (3, n)
@@ -175,13 +138,11 @@ def test_segments_of_an_epoch_are_evenly_spread():
 # --- losses and training --------------------------------------------------------------------------
 
 
-def waves(n, seed, sharp):
-    """One second of sines at a random rate, or of their fifth powers: narrow lobes."""
-    rng = np.random.default_rng(seed)
-    t, f, phase = np.arange(128) / 128, rng.uniform(2, 6, (n, 1)), rng.uniform(0, 6, (n, 1))
-    sine = np.sin(2 * np.pi * f * t + phase)
-    x = sine**5 if sharp else sine
-    return to_segments(x[:, None], 128, section(seconds=1.0))[:, 0]
+def waves(seed):
+    """Eight segments: one second of sines at a random rate."""
+    rng, t = np.random.default_rng(seed), np.arange(128) / 128
+    f, phase = rng.uniform(2, 6, (8, 1)), rng.uniform(0, 6, (8, 1))
+    return np.sin(2 * np.pi * f * t + phase).astype(np.float32)
 
 
 def some_networks():
@@ -224,8 +185,8 @@ def test_the_adversarial_loss_of_constant_discriminators_is_known(logit):
 
 def test_a_step_trains_both_sides():
     """Steps on one batch: discriminators tell better, and the cycle loses less, than before."""
-    settings = section(lr=1e-3)
-    networks, old, new = some_networks(), *map(torch.from_numpy, (waves(8, 0, 1), waves(8, 1, 0)))
+    settings, networks = section(lr=1e-3, alpha=0.3, beta=0.1), some_networks()
+    old, new = torch.from_numpy(waves(0)) ** 5, torch.from_numpy(waves(1))  # sharp, and round
     optimizers = cardiogan.adam(networks, settings)
     start = {name: p.detach().clone() for name, p in networks.named_parameters()}
 
@@ -236,29 +197,12 @@ def test_a_step_trains_both_sides():
         return (real + adversarial_loss(networks, fake, False, settings)).item()
 
     before, at_start = told(), cycle_loss(networks, old, new)[0].item()
-    losses = [train_step(networks, optimizers, old, new, settings) for _ in range(20)]
+    losses = [train_step(networks, optimizers, old, new, settings) for _ in range(30)]
     assert losses[0] == pytest.approx(at_start, rel=1e-5)
     assert losses[-1] < 0.9 * losses[0] and told() < before
     assert all(p.requires_grad for p in networks.parameters())
     changed = [not torch.equal(p, start[name]) for name, p in networks.named_parameters()]
     assert np.mean(changed) > 0.9
-
-
-@pytest.mark.slow
-def test_unpaired_training_learns_an_easy_translation():
-    """Sines to narrow lobes. No pair is seen, so the sign is free, as in any such translation."""
-    pair = Segments(waves(128, 0, True), waves(128, 1, False))
-    val = Segments(waves(32, 2, True), waves(32, 3, False))
-    settings = section(epochs=20, batch=16, lr=2e-3, segments=None, seconds=1.0)
-    networks, history = train_cardiogan(pair, val, settings, seed=0)
-    constant = sum(np.abs(x - np.median(x)).mean() for x in (val.old, val.new))
-    assert history["epoch"].tolist() == list(range(21))
-    assert history["val"].min() < 0.6 * constant
-    y = translate(networks.generators["old"], val.new)
-    shares = [(np.abs(x) > 0.5).mean() for x in (y, val.old, val.new)]  # lobes are narrow
-    assert abs(shares[0] - shares[1]) < 0.5 * abs(shares[2] - shares[1])
-    alike = [abs(np.corrcoef(a, b)[0, 1]) for a, b in zip(y, val.new**5, strict=True)]
-    assert np.mean(alike) > 0.6
 
 
 def test_the_epoch_kept_has_the_lowest_loss_on_val(monkeypatch):
@@ -270,7 +214,7 @@ def test_the_epoch_kept_has_the_lowest_loss_on_val(monkeypatch):
         return given[len(seen) - 1]
 
     monkeypatch.setattr(cardiogan, "mean_cycle_loss", made_up)
-    data, settings = Segments(waves(8, 0, True), waves(8, 1, False)), section(epochs=4, seconds=1.0)
+    data, settings = Segments(waves(0), waves(1)), section(epochs=4, seconds=1.0)
     networks, history = train_cardiogan(data, data, settings, seed=0)
     assert history["epoch"].tolist() == [0, 1, 2, 3, 4] and history["val"].tolist() == given[1:]
     kept = networks.generators["old"].state_dict()
@@ -282,11 +226,11 @@ def test_no_pair_is_kept_and_an_epoch_sees_each_segment_once(monkeypatch):
     seen = []
     monkeypatch.setattr(cardiogan, "train_step", lambda *step: seen.append(step[2:4]) or 0.0)
     numbered = np.arange(16, dtype=np.float32)[:, None].repeat(128, 1)
-    settings = section(epochs=2, segments=12, seconds=1.0)
-    train_cardiogan(Segments(numbered, numbered), Segments(numbered, numbered), settings, seed=0)
+    pair, settings = Segments(numbered, 100 + numbered), section(epochs=2, segments=12, seconds=1.0)
+    train_cardiogan(pair, pair, settings, seed=0)
     old, new = (torch.cat([batch[k] for batch in seen])[:, 0].reshape(2, 12) for k in (0, 1))
     assert all(len(set(rows.tolist())) == 12 for rows in (*old, *new))
-    assert (old == new).float().mean() < 0.5
+    assert old.max() < 100 <= new.min() and (old == new - 100).float().mean() < 0.5
 
 
 def test_learning_rate_stays_for_ten_of_fifteen_epochs_then_falls_linearly():
@@ -326,40 +270,32 @@ def outcome(frozen, splits):
     return run(frozen, splits)
 
 
-def test_results_are_probabilities_of_the_test_windows(outcome, frozen, splits, tmp_path):
+def test_results_are_probabilities_of_the_test_windows(outcome, frozen):
     results, signals = outcome
     assert [r.seed for r in results] == [0, 1] and {r.method for r in results} == {"CardioGAN"}
     for r, x in zip(results, signals, strict=True):
         assert r.probabilities.shape == (5, 2) and not r.failed
         np.testing.assert_allclose(r.probabilities.sum(1), 1, rtol=1e-5)
         assert len(r.history) == 2 and r.best_epoch == r.history["val"].argmin()
-        assert (r.lr, r.n_parameters) == (
-            frozen.settings.cardiogan.lr,
-            Networks(1 / 16).n_parameters,
-        )
+        assert r.lr == frozen.settings.cardiogan.lr
+        assert r.n_parameters == Networks(1 / 16).n_parameters
         assert x.shape == (5, 1, 1000)  # the old model's rate
         np.testing.assert_allclose(x.mean(2), 0, atol=1e-5)
         np.testing.assert_allclose(x.std(2), 1, atol=1e-4)
         expected = teacher_probabilities(frozen.old, frozen.head, torch.from_numpy(x))
         np.testing.assert_allclose(r.probabilities, expected, atol=1e-6)
     assert np.abs(results[0].probabilities - results[1].probabilities).max() > 0
-    save_results(tmp_path / "toy", results, splits["test"], "wesad-ecg2ppg")
-    predictions, curves, runs = read_results(tmp_path / "toy")
-    assert (len(predictions), len(curves), len(runs)) == (10, 4, 2)
 
 
-def test_a_seed_decides_everything(outcome, frozen, splits):
-    again, signals = run(frozen, splits, seeds=[1])  # alone, and after other random numbers
+def test_a_seed_decides_everything_and_the_true_old_modality_of_test_is_never_read(
+    outcome, frozen, splits
+):
+    test = splits["test"]
+    hidden = replace(test, signals=test.signals | {"ecg": np.full_like(test.signals["ecg"], 9)})
+    again, signals = run(frozen, splits | {"test": hidden}, seeds=[1])  # alone, and after others
     np.testing.assert_array_equal(again[0].probabilities, outcome[0][1].probabilities)
     np.testing.assert_array_equal(signals[0], outcome[1][1])
     pd.testing.assert_frame_equal(again[0].history, outcome[0][1].history)
-
-
-def test_the_true_old_modality_of_test_windows_is_never_read(outcome, frozen, splits):
-    test = splits["test"]
-    hidden = replace(test, signals=test.signals | {"ecg": np.full_like(test.signals["ecg"], 9)})
-    again, _ = run(frozen, splits | {"test": hidden}, seeds=[0])
-    np.testing.assert_array_equal(again[0].probabilities, outcome[0][0].probabilities)
 
 
 def test_a_training_that_breaks_off_is_failed_not_blank(frozen, splits):

@@ -71,13 +71,6 @@ def test_invariant_to_rotation_shift_and_scale(seed, scale, debiased):
     assert 0 <= linear_cka(x, y) <= 1
 
 
-def test_only_the_debiased_value_is_near_zero_for_independent_features():
-    rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(200, 768)), rng.normal(size=(200, 200))
-    assert linear_cka(x, y) > 0.6
-    assert abs(linear_cka(x, y, debiased=True)) < 0.05
-
-
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from biox.config import PATHS, device_of, digest, load_settings
+from biox.config import load_settings
 
 ROOT = Path(__file__).parents[1]
 
@@ -41,66 +41,58 @@ def test_the_projects_own_settings_are_valid_and_stay_as_they_are():
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("bridge.rnak", 4, "bridge.rnak: unknown key"),
-        ("bridge.lr", "1e-4", r"bridge.lr: .*found '1e-4' \(YAML needs a decimal point, as in"),
-        ("bridge.lr", 0, "bridge.lr: .*greater than 0, found 0"),
-        ("bridge.rank", 2.5, "bridge.rank: .*valid integer, found 2.5"),
-        ("bridge.rank", True, "bridge.rank: .*valid integer, found True"),
-        ("bridge.rank", "4", "bridge.rank: .*valid integer, found '4'"),
-        ("bridge.rank", 0, "bridge.rank: .*greater than 0, found 0"),
-        ("bridge.prototypes", "means", "bridge.prototypes: .*'tokens' or 'random', found 'means'"),
-        ("bridge.loss", "InfoNCE", "bridge.loss: .*'infonce', found 'InfoNCE'"),
-        ("bridge.align", "first", "bridge.align: .*'input', found 'first'"),
-        ("search.lr", [], "search.lr: .*at least 1 item"),
-        ("search.lr", [1.0e-3, 1.0e-3], r"search.lr\W+expected each value once"),
-        ("search.lr", [0.0], "search.lr.0: .*greater than 0"),
+        ("bridge", {}, "bridge.rank: expected a value, found none"),
+        ("bridge.rnak", 4, "rnak: unknown key"),
+        ("bridge.lr", "1e-4", r"lr: .*found '1e-4' \(YAML needs a decimal point, as in"),
+        ("bridge.lr", 0, "lr: .*greater than 0, found 0"),
+        ("bridge.rank", True, "rank: .*valid integer, found True"),
+        ("bridge.rank", "4", "rank: .*valid integer, found '4'"),
+        ("bridge.rank", 0, "rank: .*greater than 0, found 0"),
+        ("bridge.prototypes", "means", "prototypes: .*'tokens' or 'random', found 'means'"),
+        ("bridge.loss", "InfoNCE", "loss: .*'infonce', found 'InfoNCE'"),
+        ("bridge.align", "first", "align: .*'input', found 'first'"),
+        ("bridge.start", "regression", "start: expected affine: true"),
+        ("bridge.epochs", 0, "epochs: expected at least 1 with start: zeros, found 0"),
+        ("search.lr", [], "lr: .*at least 1 item"),
+        ("search.lr", [1.0e-3, 1.0e-3], r"lr\W+expected each value once"),
+        ("search.lr", [0.0], "lr.0: .*greater than 0"),
         ("seeds", [0, 0], r"seeds\W+expected each value once"),
         ("seeds", 3, "seeds: .*valid list, found 3"),
         ("threads", 0, "threads: .*greater than 0"),
-        ("positions.features", "tokens", "positions.features: .*'flattened', found 'tokens'"),
-        ("positions.n_folds", 1, "positions.n_folds: .*greater than or equal to 2"),
+        ("positions.features", "tokens", "features: .*'flattened', found 'tokens'"),
+        ("positions.n_folds", 1, "n_folds: .*greater than or equal to 2"),
         ("positions", None, "positions: .*found None"),
-        ("pretrain.mask", 1.5, "pretrain.mask: .*less than 1, found 1.5"),
-        ("pretrain.models.ecg.lr", 0, "pretrain.models.ecg.lr: .*greater than 0"),
-        ("backbones.eeg.widen", "stretch", "backbones.eeg.widen: .*'extend', found 'stretch'"),
-        ("backbones.ecg.checkpoint", 3, "backbones.ecg.checkpoint: .*valid string, found 3"),
+        ("pretrain.mask", 1.5, "mask: .*less than 1, found 1.5"),
+        ("pretrain.models.ecg.lr", 0, "lr: .*greater than 0"),
+        ("backbones.eeg.widen", "stretch", "widen: .*'extend', found 'stretch'"),
+        ("backbones.ecg.checkpoint", 3, "checkpoint: .*valid string, found 3"),
         ("backbones.other", {"name": "labram", "size": "tiny", "checkpoint": None},
-         "backbones.other.modality: expected one, found none"),
-        ("datasets.wesad.source", "orginal", "datasets.wesad.source: .*found 'orginal'"),
-        ("datasets.fog.resampling", "cubic", "datasets.fog.resampling: .*'polyphase'"),
-        ("datasets.wesad.step", 0, "datasets.wesad.step: .*greater than 0"),
-        ("datasets.wesad.splits.val", ["S2"],
-         "datasets.wesad.splits: expected each subject in one split, found S2 in train and val"),
-        ("datasets.wesad.splits.val", [], "datasets.wesad.splits.val: .*at least 1 item"),
-        ("datasets.isruc.splits.val", [7], "datasets.isruc.splits.val.0: .*valid string, found 7"),
-        ("datasets.fog.protocol", "by_subject", r"datasets.fog.splits: expected \['pair', 'test'"),
-        ("directions.fog-emg2eeg.m", -1, "directions.fog-emg2eeg.m: .*greater than or equal to 0"),
-        ("directions.fog-emg2eeg.dataset", "fgo",
-         "directions.fog-emg2eeg.dataset: expected one of .*'fog'.*, found 'fgo'"),
-        ("directions.fog-emg2eeg.new", "emg",
-         "directions.fog-emg2eeg.new: expected a modality other than old, found emg"),
-        ("directions.fog-emg2eeg.new_model", "ecg_fm",
-         "directions.fog-emg2eeg.new_model: expected a model of eeg, found one of ecg"),
-        ("directions.fog-emg2eeg.bridge", {"rnak": 4},
-         "directions.fog-emg2eeg.bridge.rnak: unknown key"),
-        ("directions.fog-emg2eeg.baselines", {"every": 0},
-         "directions.fog-emg2eeg.baselines.every: .*greater than 0"),
-        ("controls.positions_in", ["fog"], "controls.positions_in: expected one of .*found 'fog'"),
-        ("cardiogan.seconds", 0.5, "cardiogan.seconds: expected at least 128 whole samples"),
-        ("ablations.direction", "fog", "ablations.direction: expected one of .*, found 'fog'"),
+         "other.modality: expected one, found none"),
+        ("datasets.wesad.source", "orginal", "source: .*found 'orginal'"),
+        ("datasets.fog.resampling", "cubic", "resampling: .*'polyphase'"),
+        ("datasets.wesad.step", 0, "step: .*greater than 0"),
+        ("datasets.wesad.splits.val", ["S2"], ": .*in one split, found S2 in train and val"),
+        ("datasets.wesad.splits.val", [], "val: .*at least 1 item"),
+        ("datasets.isruc.splits.val", [7], "val.0: .*valid string, found 7"),
+        ("datasets.fog.protocol", "by_subject", r"splits: expected \['pair', 'test'"),
+        ("directions.fog-emg2eeg.m", -1, "m: .*greater than or equal to 0"),
+        ("directions.fog-emg2eeg.dataset", "fgo", "dataset: expected one of .*'fog'.*found 'fgo'"),
+        ("directions.fog-emg2eeg.new", "emg", "new: expected a modality other than old, found emg"),
+        ("directions.fog-emg2eeg.new_model", "ecg_fm", "new_model: .*of eeg, found one of ecg"),
+        ("directions.fog-emg2eeg.models", {"emg": "eeg"}, "models.emg: .*of emg, found one of eeg"),
+        ("directions.fog-emg2eeg.bridge", {"rnak": 4}, "bridge.rnak: unknown key"),
+        ("directions.fog-emg2eeg.baselines", {"every": 0}, "baselines.every: .*greater than 0"),
+        ("controls.positions_in", ["fog"], "positions_in: expected one of .*found 'fog'"),
+        ("cardiogan.seconds", 0.5, "seconds: expected at least 128 whole samples"),
+        ("ablations.direction", "fog", "direction: expected one of .*, found 'fog'"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named_in_one_sentence(content, tmp_path, key, value, message):
     put(content, key, value)
-    with pytest.raises(ValueError, match=r"params.yaml: " + message) as error:
+    where = key.rpartition(".")[0]
+    with pytest.raises(ValueError, match=rf"params.yaml: {where}\.?{message}") as error:
         load(content, tmp_path)
     assert "\n" not in str(error.value) and "Value error" not in str(error.value)
-
-
-def test_a_missing_key_is_named(content, tmp_path):
-    del content["bridge"]["rank"]
-    with pytest.raises(ValueError, match=r"bridge.rank: expected a value, found none"):
-        load(content, tmp_path)
 
 
 @pytest.mark.parametrize("text", ["a: [1,\n", "- 1\n", "seeds: [0]\nseeds: [1]\n", ""])
@@ -173,39 +165,13 @@ def test_a_direction_has_its_own_values_above_those_of_all(content, tmp_path):
     assert own.bridge.epochs == settings.bridge.epochs
     other = settings.for_direction("fog-eeg2emg")
     assert other.bridge == settings.bridge and other.seeds == settings.seeds
-    with pytest.raises(ValueError, match="direction: expected one of .*, found 'fog'"):
-        settings.for_direction("fog")
 
 
-def test_values_put_in_later_are_checked_alike():
+def test_models_of_a_direction_are_named_by_key():
     settings = load_settings(ROOT / "params.yaml")
-    assert settings.override("bridge", {"rank": 5}).bridge.rank == 5
-    assert settings.with_seeds([5]).seeds == [5]
-    with pytest.raises(ValueError, match=r"bridge.rank: .*valid integer, found '5'"):
-        settings.override("bridge", {"rank": "5"})
-
-
-def test_new_models_are_named_by_key(content, tmp_path):
-    settings = load(content, tmp_path)
     swapped = settings.direction("wesad-ppg2ecg-ecg_fm")
     assert (swapped.new_key, settings.modality(swapped.new_key)) == ("ecg_fm", "ecg")
     assert settings.direction("wesad-ppg2ecg").new_key == "ecg"
-
-
-def test_a_direction_may_name_both_models(content, tmp_path):
-    settings = load(content, tmp_path)
     found = settings.direction("dreamer-ecg2eeg")
     assert (found.old_key, found.new_key) == ("ecg_cbramod", "eeg_cbramod")
     assert settings.keys_of("dreamer") == ["ecg_cbramod", "eeg_cbramod"]
-    put(content, "directions.dreamer-ecg2eeg.models", {"ecg": "eeg_cbramod"})
-    message = "dreamer-ecg2eeg.models.ecg: expected a model of ecg, found one of eeg"
-    with pytest.raises(ValueError, match=message):
-        load(content, tmp_path)
-
-
-def test_paths_device_and_digest(tmp_path):
-    assert PATHS.results("sweep", "rank-1").as_posix() == "data/sweep/rank-1"
-    settings = load_settings(ROOT / "params.yaml")
-    assert device_of(settings.model_copy(update={"device": "cuda"})) == "cuda"
-    (tmp_path / "file").write_bytes(b"abc")
-    assert digest(tmp_path / "file") == "ba7816bf8f01"  # FIPS 180-2, appendix B.1

@@ -4,7 +4,6 @@ import functools
 import os
 import pathlib
 import pickle
-import subprocess
 import sys
 import types
 import zipfile
@@ -88,16 +87,10 @@ class Attack:
 
 CALLS = {
     "system": Attack(os.system, "touch mark"),
-    "exec": Attack(exec, "open('mark', 'w')"),
     "eval": Attack(eval, "open('mark', 'w')"),
-    "open": Attack(open, "mark", "w"),
     "getattr": Attack(getattr, OrderedDict, "clear"),
-    "import": Attack(__import__, "antigravity"),
-    "popen": Attack(subprocess.Popen, ["touch", "mark"]),
     "loads": Attack(pickle.loads, pickle.dumps(Attack(os.system, "touch mark"))),
     "touch": Attack(pathlib.Path.touch, pathlib.Path("mark")),
-    "hub": Attack(torch.hub.load_state_dict_from_url, "https://x.invalid/x"),
-    "torch load": Attack(torch.load, "weights.pth"),
     "partial": Attack(functools.partial, os.system, "touch mark"),
     "state": Attack(OrderedDict, state={"x": Attack(os.system, "touch mark")}),
 }
@@ -113,9 +106,9 @@ def test_calls_of_python_and_torch_are_refused(call, zipped):
     assert os.listdir() == ["x.pth"]
 
 
-def torch_zip(path, program, storages=(), compression=zipfile.ZIP_STORED):
+def torch_zip(path, program, storages=()):
     """Write an archive as torch would, around a pickle and raw storages."""
-    with zipfile.ZipFile(path, "w", compression) as archive:
+    with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", program)
         archive.writestr("archive/byteorder", "little")
         archive.writestr("archive/version", "3\n")
@@ -127,7 +120,9 @@ def torch_zip(path, program, storages=(), compression=zipfile.ZIP_STORED):
     "name",
     ["posix.system", "nt.system", "builtins.eval", "__builtin__.eval", "commands.getoutput"]
     + ["importlib.import_module", "torch._C._jit", "torch.jit.load", "codecs.open", "sys.exit"]
-    + ["copyreg._reconstructor", "_posixsubprocess.fork_exec", "torch.nnx.run", "builtins.getattr"],
+    + ["copyreg._reconstructor", "_posixsubprocess.fork_exec", "torch.nnx.run", "builtins.getattr"]
+    + ["builtins.exec", "io.open", "builtins.__import__", "subprocess.Popen", "torch.hub.load"]
+    + ["torch.serialization.load"],
 )
 def test_names_of_any_system_are_refused(name):
     module, _, attribute = name.rpartition(".")

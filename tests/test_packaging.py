@@ -67,14 +67,14 @@ def repository_files() -> list[Path]:
 
 
 def test_the_package_is_thin():
-    assert lines(SOURCES) <= 11700
+    assert lines(SOURCES) <= 11500
     assert not {path.name: lines([path]) for path in SOURCES if lines([path]) > 500}
     entries = [path.name for path in (ROOT / "biox").iterdir() if path.name != "__pycache__"]
     assert len(entries) <= 18, sorted(entries)
 
 
 @pytest.mark.parametrize(
-    ("pattern", "most"), [("dvc.yaml", 390), ("README.md", 120), ("tests/*.py", 10600)]
+    ("pattern", "most"), [("dvc.yaml", 390), ("README.md", 120), ("tests/*.py", 9000)]
 )
 def test_what_stands_around_it_is_thin(pattern, most):
     assert lines(ROOT.glob(pattern)) <= most

@@ -80,20 +80,8 @@ def test_probe_by_subject_is_the_regression_of_the_other_subjects():
         head.fit(scale.transform(features[rest]), labels[rest])
         predicted = head.predict(scale.transform(features[out]))
         scores.append(f1_score(labels[out], predicted, average="macro"))
-    assert np.mean(probe_folds(features, labels, subjects)) == pytest.approx(
-        np.mean(scores), abs=0.02
-    )
-
-
-def test_folds_by_subject_see_through_subject_identity():
-    """Features that name the subject predict subject-constant labels only if folds mix subjects."""
-    rng = np.random.default_rng(1)
-    subjects = np.repeat(np.arange(12), 15)
-    labels = subjects % 2
-    features = 3 * rng.normal(size=(12, 40))[subjects] + rng.normal(size=(180, 40))
-    order = rng.permutation(180)
-    assert np.mean(probe_folds(features[order], labels[order])) > 0.95
-    assert np.mean(probe_folds(features, labels, subjects.astype(str))) < 0.8
+    found = probe_folds(features, labels, subjects)
+    assert sorted(found) == pytest.approx(sorted(scores), abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -108,8 +96,6 @@ def test_folds_by_subject_see_through_subject_identity():
 def test_pseudo_labels_that_cannot_be_probed_are_refused(labels, subjects, message):
     features = np.random.default_rng(0).normal(size=(30, 3))
     subjects = None if subjects is None else np.array(subjects)
-    with pytest.raises(ValueError, match=message):
-        probe_folds(features, np.array(labels), subjects)
     with pytest.raises(ValueError, match=message):
         select_positions([features], [features], np.array(labels), subjects)
 
@@ -163,9 +149,7 @@ def test_a_dead_layer_is_named_and_never_chosen(caplog):
     new[0], old[1] = np.zeros((40, 5)), np.full((40, 5), 0.1)
     selection = select_positions(new, old, labels)
     assert selection.m == 2 and selection.l != 1
-    assert (
-        np.isnan(selection.probe[0]) and np.isnan([selection.cka[1], selection.cka_biased[1]]).all()
-    )
+    assert np.isnan([selection.probe[0], selection.cka[1], selection.cka_biased[1]]).all()
     assert "output of new layers [0]: the same for every window" in caplog.text
     assert "input of old layers [1]: the same for every window" in caplog.text
     with pytest.raises(ValueError, match="differ between windows at the input of old layer 1"):

@@ -9,20 +9,13 @@ import pickle
 
 import numpy as np
 import pytest
-from raw_files import dreamer_person, heart, write_dreamer, write_fog, write_isruc, write_wesad
+from raw_files import dreamer_person, write_dreamer, write_fog, write_isruc, write_wesad
 from scipy.io import loadmat, savemat
 
 from biox.data.readers import READERS, dreamer, fog, isruc, reader_named, wesad
 from biox.data.windows import UNLABELLED
 
 WRITERS = {"wesad": write_wesad, "fog": write_fog, "isruc": write_isruc, "dreamer": write_dreamer}
-
-
-def test_readers_are_found_by_name():
-    assert set(WRITERS) < set(READERS) and "labels" not in READERS
-    assert reader_named("fog") is fog
-    with pytest.raises(ValueError, match="reader: expected one of bidmc, .* found 'wesda'"):
-        reader_named("wesda")
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -48,14 +41,6 @@ def test_readers_have_one_interface(name, tmp_path):
         assert recording.label(0.0, 2.0) in range(len(reader.CLASSES))
     with pytest.raises(FileNotFoundError):
         reader.read(tmp_path, "S99" if name == "wesad" else "099")
-
-
-def test_listing_does_not_depend_on_the_file_system(tmp_path, monkeypatch):
-    for subject in ("S4", "S2", "S11"):
-        write_wesad(tmp_path, subject, seconds=3)
-    listed = pathlib.Path.glob
-    monkeypatch.setattr(pathlib.Path, "glob", lambda self, p: reversed(sorted(listed(self, p))))
-    assert wesad.subjects(tmp_path) == ["S2", "S4", "S11"]
 
 
 # WESAD and its pickles
@@ -121,10 +106,7 @@ def test_safe_pickles_equal_pickle(protocol, tmp_path):
     }
     path = tmp_path / "x.pkl"
     path.write_bytes(pickle.dumps(content, protocol=protocol))
-    got = wesad.read_pickle(path)
-    np.testing.assert_array_equal(got["a"], content["a"])
-    assert got["b"][:4] == content["b"][:4] and got["c"]["d"] == 3.5
-    assert got["c"]["e"].shape == (0, 1)
+    np.testing.assert_equal(wesad.read_pickle(path), content)
 
 
 class Attack:
@@ -135,21 +117,17 @@ class Attack:
         return self.call, self.arguments
 
 
-@pytest.mark.parametrize("call", ["open", "eval", "system", "touch", "numpy"])
-def test_a_hostile_pickle_is_refused_and_runs_nothing(call, tmp_path):
-    mark = tmp_path / "mark"
-    attacks = {
-        "open": Attack(open, str(mark), "w"),
-        "eval": Attack(eval, f"open({str(mark)!r}, 'w')"),
-        "system": Attack(os.system, f"touch {mark}"),
-        "touch": Attack(pathlib.Path.touch, mark),
-        "numpy": Attack(np.save, str(mark), 1),
-    }
-    path = write_wesad(tmp_path, seconds=3, label=attacks[call])
+@pytest.mark.parametrize("attack", [
+    lambda mark: Attack(open, mark, "w"), lambda mark: Attack(eval, f"open({mark!r}, 'w')"),
+    lambda mark: Attack(os.system, f"touch {mark}"), lambda mark: Attack(np.save, mark, 1),
+    lambda mark: Attack(pathlib.Path.touch, pathlib.Path(mark)),
+])  # fmt: skip
+def test_a_hostile_pickle_is_refused_and_runs_nothing(attack, tmp_path):
+    path = write_wesad(tmp_path, seconds=3, label=attack(str(tmp_path / "mark")))
     with pytest.raises(ValueError, match="nothing of it was run") as error:
         wesad.read(tmp_path, "S2")
     assert str(path) in str(error.value)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["S2"]
+    assert [p.name for p in tmp_path.iterdir()] == ["S2"]
     pickle.loads(path.read_bytes())  # the attack is real: an ordinary reader falls for it
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -158,54 +136,40 @@ def test_a_hostile_pickle_is_refused_and_runs_nothing(call, tmp_path):
 
 
 def test_fog_takes_the_columns_of_the_patient_and_session(tmp_path):
-    rows = 60
-    table = np.tile(np.arange(61.0), (rows, 1)) + np.arange(rows)[:, None] / 100
-    table[:, 1] = np.arange(rows) / 500
-    table[:, 60] = 0
-    for session in ("001", "003", "008/OFF_1", "008/OFF_2", "009"):
-        write_fog(tmp_path / "FilteredData", session, table=table)
-    write_fog(tmp_path / "FilteredData", "008/OFF_1", task=10, table=table)
-    write_fog(tmp_path / "FilteredData", "008/OFF_1", task=2, table=table)
-    assert fog.subjects(tmp_path) == ["001", "003", "008", "009"]
-    names = [r.name.removeprefix("008_OFF_") for r in fog.read(tmp_path, "008")]
+    table = np.arange(61.0) + np.arange(60)[:, None] / 100
+    table[:, 1], table[:, 60] = np.arange(60) / 500, 0
+    base = tmp_path / "FilteredData"
+    for session in ("001", "003", "008/OFF_1", "008/OFF_2", "009", "013"):
+        write_fog(base, session, table=table)
+    for task in (10, 2):
+        write_fog(base, "008/OFF_1", task, table=table)
+    assert fog.subjects(tmp_path) == ["001", "003", "008", "009", "013"]
+    sessions = fog.read(tmp_path, "008")
+    names = [recording.name.removeprefix("008_OFF_") for recording in sessions]
     assert names == ["1_task_1", "1_task_2", "1_task_10", "2_task_1"]
+    assert tuple(sessions[3].signals["emg"].values[:, 0]) == (27, 31, 28)
     for patient, columns in {"001": (27, 28, 31), "003": (28, 27, 31), "009": (28, 27, 30)}.items():
         (got,) = fog.read(tmp_path, patient)
         assert tuple(got.signals["emg"].values[:, 0]) == columns
         eeg = got.signals["eeg"].values
         assert tuple(eeg[:, 0]) == (4, 5, 6, 7, 10, 11)
-        np.testing.assert_allclose(eeg[0], 4 + np.arange(rows) / 100, rtol=1e-6)
-    assert tuple(fog.read(tmp_path, "008")[3].signals["emg"].values[:, 0]) == (27, 31, 28)
-    write_fog(tmp_path / "FilteredData", "013", table=table)
+        np.testing.assert_allclose(eeg[0], table[:, 4], rtol=1e-6)
     with pytest.raises(ValueError, match="expected a session with known EMG columns"):
         fog.read(tmp_path, "013")
 
 
-def spoil_fog(path, how):
-    lines = path.read_text().splitlines()
-    if how == "columns":
-        lines = [line.rsplit(",", 1)[0] for line in lines]
-    elif how == "truncated":
-        lines[-1] = lines[-1][:100]
-    elif how == "text":
-        lines[7] = lines[7].replace(",", ",abc", 60)
-    elif how == "long":
-        lines[7] += ",1,1"
-    elif how == "label":
-        lines[7] = lines[7][:-1] + "2"
-    path.write_text("\n".join(lines))
-
-
-@pytest.mark.parametrize(("how", "message"), [
-    ("columns", "expected 61 comma-separated columns, found 60"),
-    ("truncated", "found none in row 300 of 300"),
-    ("text", "expected numbers"),
-    ("long", "found 2 more"),
-    ("label", "expected labels 0 and 1 in the last column, found \\[2.0\\]"),
+@pytest.mark.parametrize(("row", "change", "message"), [
+    (0, lambda line: line.rsplit(",", 1)[0], "expected 61 comma-separated columns, found 60"),
+    (-1, lambda line: line[:100], "found none in row 300 of 300"),
+    (7, lambda line: line.replace(",", ",abc", 60), "expected numbers"),
+    (7, lambda line: line + ",1,1", "found 2 more"),
+    (7, lambda line: line[:-1] + "2", "labels 0 and 1 in the last column, found \\[2.0\\]"),
 ])  # fmt: skip
-def test_fog_names_the_damage(how, message, tmp_path):
+def test_fog_names_the_damage(row, change, message, tmp_path):
     path = write_fog(tmp_path, rows=300)
-    spoil_fog(path, how)
+    lines = path.read_text().splitlines()
+    lines[row] = change(lines[row])
+    path.write_text("\n".join(lines))
     with pytest.raises(ValueError, match=message) as error:
         fog.read(tmp_path, "001")
     assert str(path) in str(error.value)
@@ -355,21 +319,17 @@ def test_what_is_wrong_in_dreamer_is_named(person, message, tmp_path):
     assert str(error.value).startswith(f"{path}, subject 2: ") and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("keep", [0, 50, 200, 5000, -100])
-def test_a_cut_mat_file_is_named(keep, tmp_path):
-    path = write_dreamer(tmp_path, [short()])
-    path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(ValueError, match="DREAMER.mat: expected a whole MATLAB v5 file"):
-        dreamer.read(tmp_path, "1")
-
-
 @pytest.mark.parametrize("content", [
-    b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(600), b"not a MATLAB file\n" * 40,
-    {"other": np.ones(3)}, {"DREAMER": np.ones(3)}, {"DREAMER": {"Score": np.ones(3)}},
+    0, 50, 200, 5000, -100, b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(600),
+    b"not MATLAB\n" * 60, {"other": np.ones(3)}, {"DREAMER": np.ones(3)},
+    {"DREAMER": {"Score": np.ones(3)}},
 ])  # fmt: skip
-def test_foreign_mat_files_are_named(content, tmp_path):
-    path = tmp_path / "DREAMER.mat"
-    path.write_bytes(content) if isinstance(content, bytes) else savemat(path, content)
+def test_cut_and_foreign_mat_files_are_named(content, tmp_path):
+    path = write_dreamer(tmp_path, [short()])
+    if isinstance(content, dict):
+        savemat(path, content)
+    else:
+        path.write_bytes(content if isinstance(content, bytes) else path.read_bytes()[:content])
     with pytest.raises(ValueError, match="expected a whole MATLAB v5 file with DREAMER.Data"):
         dreamer.subjects(tmp_path)
 
@@ -381,12 +341,3 @@ def test_a_replaced_mat_file_is_read_again(tmp_path):
     write_dreamer(tmp_path, [short()] * 2)
     os.utime(path, (1, 1))
     assert dreamer.subjects(tmp_path) == ["1", "2"]
-
-
-def test_an_ecg_half_as_fast_shows_in_the_lengths(tmp_path):
-    """A WESAD pickle states no rate: an ECG at 350 Hz looks half as long as the PPG."""
-    signal = {"chest": {"ECG": heart(60, 350)}, "wrist": {"BVP": heart(60, 64)}}
-    write_wesad(tmp_path, seconds=60, track=np.ones(60 * 350, int), signal=signal)
-    (got,) = wesad.read(tmp_path, "S2")
-    with pytest.raises(ValueError, match="S2: .* equal length .* found ecg 30.00 s, ppg 60.00 s"):
-        got.aligned(["ecg", "ppg"])

@@ -1,7 +1,7 @@
 """Results are read back as they were saved, and become tables, pictures and pages."""
 
+import itertools
 import json
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,23 +9,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-import yaml
 
-from biox import plots
-from biox.activations import Activations
-from biox.config import load_settings
-from biox.metrics import (
-    Result,
-    confusion,
-    format_table,
-    read_results,
-    run_frames,
-    save_results,
-    save_table,
-    score_row,
-    score_table,
-)
+from biox import metrics, plots
 
 ROOT = Path(__file__).parents[1]
 CLASSES = {"wesad": ("baseline", "stress", "amusement"), "fog": ("normal", "freezing of gait")}
@@ -64,80 +49,68 @@ def result(test, method="KD", seed=0, failed="", constant=False):
     history = pd.DataFrame(history | {"agreement": 0.5 + 0.1 * epochs})
     n = np.nan if method == "Oracle" else 1000 * len(method)
     if failed:
-        return Result(method, seed, np.full_like(p, np.nan), n, 1e-3, failed=failed)
-    return Result(method, seed, p, n, 1e-3, history, best_epoch=2)
+        return metrics.Result(method, seed, np.full_like(p, np.nan), n, 1e-3, failed=failed)
+    return metrics.Result(method, seed, p, n, 1e-3, history, best_epoch=2)
 
 
 # --- files ----------------------------------------------------------------------------------------
 
 
 def test_what_is_saved_is_read_back(tmp_path):
-    test = windows()
+    test, val = windows(), windows(subjects=2)
     results = [result(test, seed=0), result(test, seed=1, failed="loss is not finite")]
-    save_results(tmp_path / "a", results, test, "fog-eeg2emg", m=2, cosine=[0.5, np.nan])
-    predictions, curves, runs = read_results(tmp_path / "a")
+    results[0].val = result(val).probabilities
+    metrics.save_results(tmp_path, results, test, "fog-eeg2emg", val, m=2, cosine=[0.5, np.nan])
+    predictions, curves, runs = metrics.read_results(tmp_path)
     p = predictions[[f"p {name}" for name in test.classes]].to_numpy()
     np.testing.assert_allclose(p, np.concatenate([r.probabilities for r in results]), rtol=1e-7)
     assert predictions["subject"].tolist() == 2 * test.subjects.tolist()
     assert predictions["recording"].unique().tolist() == ["01"]
+    np.testing.assert_allclose(predictions["start"], np.tile(test.starts, 2))
+    assert predictions["label"].tolist() == 2 * test.labels.tolist()
     assert runs["failed"].tolist() == ["", "loss is not finite"]
     assert runs["cosine"].iloc[0] == 0.5 and runs["m"].tolist() == [2, 2]
     assert runs["direction"].unique().tolist() == ["fog-eeg2emg"]
     assert runs["source"].unique().tolist() == ["simulated"]
     assert curves["epoch"].tolist() == [0, 1, 2, 3] and curves["best"].unique().tolist() == [2]
-    assert len(run_frames(predictions)) == 1
-    assert confusion(run_frames(predictions)[0]).sum() == len(test.labels)
-
-
-def test_predictions_on_val_are_kept_beside(tmp_path):
-    test, val, kd = windows(), windows(subjects=2), result(windows())
-    kd.val = result(val, seed=1).probabilities
-    save_results(tmp_path, [kd, result(test, "CardioGAN")], test, "fog-eeg2emg", val, m=1)
+    assert len(metrics.run_frames(predictions)) == 1
     kept = pd.read_csv(tmp_path / "val.csv", dtype={"subject": str})
-    assert set(kept["method"]) == {"KD"} and kept["subject"].tolist() == val.subjects.tolist()
-    np.testing.assert_allclose(kept.filter(regex="^p "), kd.val, rtol=1e-7)
-    assert set(read_results(tmp_path)[2]["m"]) == {1}
-
-
-def test_a_rerun_writes_the_same_bytes(tmp_path):
-    for name in "ab":
-        save_results(tmp_path / name, [result(windows())], windows(), "fog-eeg2emg")
-    for path in (tmp_path / "a").iterdir():
-        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+    assert kept["subject"].tolist() == val.subjects.tolist() and set(kept["seed"]) == {0}
+    np.testing.assert_allclose(kept.filter(regex="^p "), results[0].val, rtol=1e-7)
 
 
 def test_only_failed_runs_have_no_predictions(tmp_path):
     wrong = result(windows())
     wrong.failed = "says so"
     with pytest.raises(AssertionError, match="KD, seed 0"):
-        save_results(tmp_path, [wrong], windows(), "fog-eeg2emg")
+        metrics.save_results(tmp_path, [wrong], windows(), "fog-eeg2emg")
 
 
 def test_missing_results_are_named_with_the_command_that_makes_them(tmp_path):
     folders = [tmp_path / "bridges" / "x", tmp_path / "sweep" / "rank-1"]
     with pytest.raises(FileNotFoundError, match=r"dvc repro bridge@x sweep@rank-1$"):
-        read_results(folders)
+        metrics.read_results(folders)
 
 
 def test_data_sets_with_other_classes_stay_apart(tmp_path):
     expected = {}
     for dataset in CLASSES:
-        test = windows(dataset)
-        save_results(tmp_path / dataset, [result(test)], test, dataset)
-        expected[dataset] = score_row(run_frames(read_results(tmp_path / dataset)[0]))
-    predictions, _, runs = read_results([tmp_path / dataset for dataset in CLASSES])
-    table = score_table(predictions, runs).set_index("direction")
+        test, run = windows(dataset), result(windows(dataset))
+        metrics.save_results(tmp_path / dataset, [run], test, dataset)
+        expected[dataset] = metrics.score_row([metrics.prediction_frame(test, run.probabilities)])
+    predictions, _, runs = metrics.read_results([tmp_path / dataset for dataset in CLASSES])
+    table = metrics.score_table(predictions, runs).set_index("direction")
     for dataset, row in expected.items():
         assert table.loc[dataset, list(row)].to_dict() == pytest.approx(row, nan_ok=True)
 
 
 def test_classes_in_another_order_are_refused(tmp_path):
     test = windows()
-    save_results(tmp_path / "a", [result(test)], test, "a")
+    metrics.save_results(tmp_path / "a", [result(test)], test, "a")
     test.classes = test.classes[::-1]
-    save_results(tmp_path / "b", [result(test)], test, "b")
+    metrics.save_results(tmp_path / "b", [result(test)], test, "b")
     with pytest.raises(ValueError, match="the same order"):
-        read_results([tmp_path / "a", tmp_path / "b"])
+        metrics.read_results([tmp_path / "a", tmp_path / "b"])
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -150,9 +123,9 @@ def table(tmp_path):
     results += [result(test, "KD-Contrast", seed, constant=True) for seed in (0, 1)]
     results += [result(test, "LoRA-KD", seed, failed="why") for seed in (0, 1)]
     results += [result(test, "Probe transfer", 0), result(test, "Probe transfer", 1, failed="why")]
-    save_results(tmp_path / "a", results, test, "fog-eeg2emg")
-    predictions, _, runs = read_results(tmp_path / "a")
-    return score_table(predictions, runs, by=["method"])
+    metrics.save_results(tmp_path / "a", results, test, "fog-eeg2emg")
+    predictions, _, runs = metrics.read_results(tmp_path / "a")
+    return metrics.score_table(predictions, runs, by=["method"])
 
 
 def test_a_group_is_scored_by_the_runs_that_worked(table):
@@ -164,8 +137,8 @@ def test_a_group_is_scored_by_the_runs_that_worked(table):
     assert np.isnan(rows.loc["Probe transfer", "balanced_accuracy sd"])
 
 
-def test_tables_are_written_for_readers(table):
-    shown = format_table(table).set_index("method")
+def test_tables_are_written_for_readers_beside_all_numbers(table, tmp_path):
+    shown = metrics.format_table(table).set_index("method")
     kd, row = shown.loc["KD"], table.set_index("method").loc["KD"]
     mean, sd = row["balanced_accuracy"], row["balanced_accuracy sd"]
     assert kd["balanced accuracy"] == f"{mean:.1f} ± {sd:.1f}"
@@ -175,60 +148,39 @@ def test_tables_are_written_for_readers(table):
     assert shown.loc["LoRA-KD", ["AUROC", "95 % interval"]].tolist() == ["failed", ""]
     assert "±" not in shown.loc["Probe transfer", "balanced accuracy"]
     small = pd.DataFrame({"a": [True], "b": [1234], "c": [0.04]})
-    assert format_table(small, decimals=2).iloc[0].tolist() == ["yes", "1,234", "0.04"]
-
-
-def test_a_saved_table_has_all_numbers_and_a_readable_side(table, tmp_path):
-    save_table(table, "table", "Per cent.", folder=tmp_path)
-    again = pd.read_csv(tmp_path / "table.csv")
-    assert again.columns.tolist() == table.columns.tolist()
-    np.testing.assert_allclose(again["macro_f1"], table["macro_f1"], rtol=1e-5)
-    text = (tmp_path / "table.md").read_text()
+    assert metrics.format_table(small, decimals=2).iloc[0].tolist() == ["yes", "1,234", "0.04"]
+    metrics.save_table(table, "table", "Per cent.", folder=tmp_path)
+    again, text = pd.read_csv(tmp_path / "table.csv"), (tmp_path / "table.md").read_text()
+    pd.testing.assert_frame_equal(again, table, rtol=1e-5)
     assert "collapsed" in text and text.endswith("\n\nPer cent.\n")
 
 
 # --- pictures -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("direction", "name"),
-    [
-        ("isruc-eeg2ecg", "ISRUC: EEG → ECG"),
-        ("wesad-ppg2ecg-hubert_small", "WESAD: PPG → ECG, hubert small"),
-        ("my own", "my own"),
-    ],
-)
-def test_directions_are_written_out(direction, name):
-    assert plots.direction_name(direction) == name
+def test_directions_are_written_out():
+    assert plots.direction_name("isruc-eeg2ecg") == "ISRUC: EEG → ECG"
+    name = plots.direction_name("wesad-ppg2ecg-hubert_small")
+    assert name == "WESAD: PPG → ECG, hubert small"
+    assert plots.direction_name("my own") == "my own"
 
 
-def test_a_figure_is_written_twice_with_the_same_bytes(tmp_path):
-    frames = {"KD": [result(windows(), seed=seed) for seed in (0, 1)], "LoRA-KD": [], "x": None}
-    test = windows()
-    save_results(tmp_path / "a", frames["KD"], test, "fog-eeg2emg")
-    frames["KD"] = run_frames(read_results(tmp_path / "a")[0])
+def test_scores_show_subjects_chance_and_failures_and_are_saved_with_the_same_bytes(tmp_path):
+    test = windows(subjects=5)
+    kd = metrics.prediction_frame(test, result(test).probabilities, seed=0)
     for name in "ab":
-        axis = plots.plot_scores(frames)
+        axis = plots.plot_scores({"KD": [kd], "LoRA-KD": [], "x": None})
         plots.save(axis.figure, name, "figure", root=tmp_path)
     for kind in ("svg", "png"):
         first, second = ((tmp_path / name / f"figure.{kind}").read_bytes() for name in "ab")
         assert len(first) > 5000 and first == second
-
-
-def test_scores_show_every_subject_chance_and_failures(tmp_path):
-    test = windows(subjects=5)
-    save_results(tmp_path / "a", [result(test)], test, "fog-eeg2emg")
-    axis = plots.plot_scores({"KD": run_frames(read_results(tmp_path / "a")[0]), "LoRA-KD": []})
     assert max(len(line.get_xdata()) for line in axis.lines) == 5
     assert {text.get_text() for text in axis.texts} == {"chance", "failed"}
-    assert [label.get_text() for label in axis.get_yticklabels()] == ["KD", "LoRA-KD"]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["KD", "LoRA-KD", "x"]
 
 
 def test_other_pictures_have_their_panels():
-    signals = {
-        "ecg": (np.random.rand(1, 500), 50.0, "mV"),
-        "eeg": (np.random.rand(3, 500), 50.0, "uV"),
-    }
+    signals = {"ecg": (np.zeros((1, 50)), 50.0, "mV"), "eeg": (np.zeros((3, 50)), 50.0, "uV")}
     assert len(plots.plot_windows(signals, "title").axes) == 2
     counts = {name: np.array([[9, 1], [2, 8]]) for name in ("KD", "Oracle", "BioX-Bridge")}
     shown = [a for a in plots.plot_confusion(counts, CLASSES["fog"]).axes if a.get_visible()]
@@ -249,70 +201,31 @@ def test_a_class_recognised_less_often_than_by_guessing_gets_a_frame():
 # --- pages ----------------------------------------------------------------------------------------
 
 
-def frozen_layers(test):
-    """Three new and two old layers of noise, on windows of `test`."""
-    n, k = len(test.labels), len(test.classes)
-    layers = torch.randn(5, n, 6, generator=torch.Generator().manual_seed(0)).unbind()
-    about = {key: getattr(test, key) for key in ("labels", "subjects", "recordings", "starts")}
-    about |= {
-        "classes": test.classes,
-        "source": test.source,
-        "tokens": (torch.zeros(4, 6), torch.ones(4, 6)),
+def test_the_page_of_table_1_runs_on_made_up_results(tmp_path, monkeypatch):
+    """Of two data sets with other classes; LoRA-KD has failed in both."""
+    for name in ("params.yaml", "dvc.yaml", "notebooks"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    directions = ["fog-eeg2emg", "wesad-ppg2ecg"]
+    methods = {
+        "bridges": ["BioX-Bridge", "Oracle"],
+        "baselines": ["KD", "KD-Contrast", "Probe transfer", "LoRA-KD"],
+        "computed": ["Computed bridge"],
     }
-    logits, last = torch.eye(k)[test.labels], np.zeros((n, 1, 6), np.float32)
-    return Activations(new=layers[:3], old=layers[3:], last=last, logits=logits, **about)
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    """A project with made-up results of two directions, a sweep and a swapped model."""
-    root = tmp_path_factory.mktemp("project")
-    for name in ("params.yaml", "dvc.yaml"):
-        shutil.copy(ROOT / name, root)
-    (root / "notebooks").symlink_to(ROOT / "notebooks")
-    settings, data = load_settings(root / "params.yaml"), root / "data"
-    methods = ["KD", "KD-Contrast", "LoRA-KD", "Probe transfer"]
-    about = {"rank": 16, "n_prototypes": 50, "prototypes": "tokens", "loss": "cosine"}
-    about |= {"align": "last", "share": 1.0, "m": 2, "l": 1}
-    for name in ("fog-eeg2emg", "wesad-ppg2ecg", "wesad-ppg2ecg-ecg_fm"):
+    failed = {"LoRA-KD": "why"}
+    for name, kind in itertools.product(directions, methods):
         test = windows(name.split("-")[0], source="original" if "fog" in name else "simulated")
-        bridges = [result(test, "BioX-Bridge", s) for s in (0, 1)] + [result(test, "Oracle")]
-        save_results(data / "bridges" / name, bridges, test, name, **about)
-        others = [
-            result(test, m, s, "why" if m == "LoRA-KD" else "") for m in methods for s in (0, 1)
-        ]
-        save_results(data / "baselines" / name, others, test, name)
-        save_results(data / "computed" / name, [result(test, "Computed bridge")], test, name)
-        selection = {"m": 2, "l": 1, "probe": [0.4, 0.5, 0.6], "cka": [0.1, 0.3]}
-        path = data / "activations" / name / "pair.safetensors"
-        frozen_layers(test).save(path)
-        (data / "positions").mkdir(exist_ok=True)
-        (data / "positions" / f"{name}.json").write_text(json.dumps(selection))
-    test = windows("wesad")
-    for i, (name, options) in enumerate(settings.ablations.runs.items()):
-        words = options.split()
-        changes = {key: yaml.safe_load(v) for key, v in zip(words[1::3], words[2::3], strict=True)}
-        runs = [result(test, "BioX-Bridge", 10 * i + s) for s in (0, 1)]
-        save_results(data / "sweep" / name, runs, test, "wesad-ppg2ecg", **about | changes)
-    return root
-
-
-@pytest.mark.parametrize(
-    ("page", "parameters", "files"),
-    [
-        ("08_table1", {"directions": ["fog-eeg2emg", "wesad-ppg2ecg"]}, "table1/claim.svg"),
-        ("09_figure3", {"directions": ["fog-eeg2emg", "wesad-ppg2ecg"]}, "figure3/figure3.svg"),
-        ("11_figure4", {}, "tables/figure4c.md"),
-        ("13_table3_backbones", {"directions": ["wesad-ppg2ecg-ecg_fm"]}, "tables/table3.csv"),
-    ],
-)
-def test_a_page_of_results_runs_on_made_up_ones(page, parameters, files, project, monkeypatch):
-    monkeypatch.chdir(project)
-    cells = json.loads((ROOT / "notebooks" / f"{page}.ipynb").read_text())["cells"]
-    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+        runs = [result(test, m, s, failed.get(m, "")) for m in methods[kind] for s in (0, 1)]
+        metrics.save_results(tmp_path / "data" / kind / name, runs, test, name, m=2, l=1)
+    monkeypatch.chdir(tmp_path)
+    resamples = metrics._resamples  # fewer than the page takes
+    monkeypatch.setattr(metrics, "_resamples", lambda counts, n, seed: resamples(counts, 99, seed))
+    cells = json.loads((ROOT / "notebooks" / "08_table1.ipynb").read_text())["cells"]
+    parameters, *code = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
     namespace: dict = {}
-    exec(code[0], namespace)
-    namespace |= parameters
-    for cell in code[1:]:
+    exec(parameters, namespace)
+    namespace["directions"] = directions
+    for cell in code:
         exec(cell, namespace)
-    assert (project / "figures" / files).stat().st_size > 200
+    assert (tmp_path / "figures" / "table1" / "claim.svg").stat().st_size > 200
+    table = pd.read_csv(tmp_path / "figures" / "tables" / "table1.csv").set_index("method")
+    assert table.loc["LoRA-KD", "failed runs"].tolist() == [2, 2]

@@ -37,9 +37,7 @@ def backbone():
 
 
 def settings(train, **changes):
-    return Teacher(
-        train={"ppg": train}, **{"lr": 1e-3, "epochs": 3, "batch": 16, "seed": 0, **changes}
-    )
+    return Teacher(train={"ppg": train}, **dict(lr=1e-3, epochs=3, batch=16, seed=0) | changes)
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
@@ -118,28 +116,23 @@ def test_fine_tuning_keeps_the_epoch_that_is_best_on_val(backbone, tmp_path, goo
 
 
 def test_a_fine_tuning_that_explodes_names_its_learning_rate(backbone):
-    with pytest.raises(
-        FloatingPointError, match=r"teacher: expected a finite loss.* learning rate 1e\+30"
-    ):
+    message = r"teacher: expected a finite loss.* learning rate 1e\+30"
+    with pytest.raises(FloatingPointError, match=message):
         teach(backbone, ppg(32, 0), ppg(16, 1), 2, settings("all", lr=1e30))
 
 
-def test_saves_and_loads_a_head(tmp_path):
-    head = torch.nn.Linear(5, 3)
-    save_teacher(tmp_path / "teacher", head)
-    assert [path.name for path in (tmp_path / "teacher").iterdir()] == ["head.safetensors"]
-    again = load_head(tmp_path / "teacher")
-    assert torch.equal(again.weight, head.weight) and torch.equal(again.bias, head.bias)
-    assert not again.training and not again.weight.requires_grad
-
-
-def test_files_that_are_no_head_are_refused(backbone, tmp_path):
+def test_a_head_is_read_back_and_other_files_are_refused(backbone, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"head.safetensors: expected a teacher's head"):
         load_head(tmp_path / "none")
-    save_teacher(tmp_path, torch.nn.Linear(5, 3), backbone)
-    path = tmp_path / "head.safetensors"
-    whole = path.read_bytes()
-    for foreign in (whole[:50], b"", (tmp_path / "backbone.safetensors").read_bytes()):
+    head = torch.nn.Linear(5, 3)
+    save_teacher(tmp_path / "teacher", head)
+    path = tmp_path / "teacher" / "head.safetensors"
+    assert list(path.parent.iterdir()) == [path]
+    again = load_head(path.parent)
+    assert torch.equal(again.weight, head.weight) and torch.equal(again.bias, head.bias)
+    assert not again.training and not again.weight.requires_grad
+    save_teacher(tmp_path, head, backbone)
+    for foreign in (path.read_bytes()[:50], b"", (tmp_path / "backbone.safetensors").read_bytes()):
         path.write_bytes(foreign)
         with pytest.raises(ValueError, match=r"head.safetensors: .* foreign or truncated file"):
-            load_head(tmp_path)
+            load_head(path.parent)

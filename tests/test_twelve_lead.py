@@ -1,9 +1,8 @@
 """Twelve leads: simulated ones against the heart's geometry, files in the layouts of others."""
 
 import numpy as np
+import odd_files as odd
 import pytest
-import wfdb
-from raw_files import write_edf
 from test_audit_pages import functions_of
 
 from biox.backbones.base import InputSpec
@@ -37,9 +36,9 @@ def relations(x):
 def test_einthovens_and_goldbergers_relations_hold(twelve):
     assert twelve.channels == LEADS and twelve.unit == "mV"
     np.testing.assert_allclose(twelve.signals[:, 2:6], relations(twelve.signals), atol=1e-5)
-    three = np.einsum("ij,jk->ik", sim.lead_matrix(), np.eye(9))
-    np.testing.assert_allclose(three[2:6], relations(three), atol=1e-12)
-    assert np.linalg.matrix_rank(sim.lead_matrix()) == 8  # nine potentials, one reference
+    matrix = sim.lead_matrix()
+    np.testing.assert_allclose(matrix[2:6], relations(matrix), atol=1e-12)
+    assert np.linalg.matrix_rank(matrix) == 8  # nine potentials, one reference
 
 
 def test_leads_see_the_heart_vector_from_their_directions():
@@ -71,16 +70,13 @@ def test_rhythm_and_conduction_are_in_the_signal():
     assert medians[0] < 0.05 and min(medians[1], medians[2]) > 0.1
     widths = []
     for conduction in (0, 1, 2):
-        shape, vectors = sim.heart_vectors(np.random.default_rng(4), shape_of(4), 40.0, conduction)
+        rng = np.random.default_rng(4)
+        shape, vectors = sim.heart_vectors(rng, phys.EcgShape.draw(rng), 40.0, conduction)
         power = (vectors[:, 1:5] ** 2).sum(0)
         center = (power * shape.center[1:5]).sum() / power.sum()
         spreads = shape.width[1:5] ** 2 + (shape.center[1:5] - center) ** 2
         widths.append(np.sqrt((power * spreads).sum() / power.sum()))
     assert min(widths[1:]) > 1.3 * widths[0]
-
-
-def shape_of(seed):
-    return phys.EcgShape.draw(np.random.default_rng(seed))
 
 
 def test_every_class_is_drawn_and_known_values_are_possible(twelve):
@@ -97,21 +93,15 @@ def test_conditioning_keeps_the_relations_between_leads(twelve):
     assert x.shape == (12, 2000)
     assert x.std() == pytest.approx(1, rel=1e-6) and abs(x.mean()) < 1e-6
     np.testing.assert_allclose(x[2:6], relations(x), atol=1e-5)
-    for scaled in (condition(Signal(1000 * signal.values, 250.0, "a.u.", LEADS), SPEC).values,):
-        np.testing.assert_allclose(scaled, x, atol=1e-9)
+    scaled = condition(Signal(1000 * signal.values, 250.0, "a.u.", LEADS), SPEC).values
+    np.testing.assert_allclose(scaled, x, atol=1e-9)
 
 
 # --- files
 
 
-def write_wfdb(folder, name, x, rate, names=FILES, unit="mV", gain=1000.0):
-    folder.mkdir(parents=True, exist_ok=True)
-    n = len(names)
-    wfdb.wrsamp(
-        name, fs=rate, units=[unit] * n, sig_name=list(names), p_signal=np.asarray(x, float).T,
-        fmt=["16"] * n, adc_gain=[gain] * n, baseline=[0] * n, write_dir=str(folder),
-    )  # fmt: skip
-    return folder / f"{name}.hea"
+def write_wfdb(folder, name, x, rate, names=FILES):
+    return odd.wfdb(folder, name, list(x), rate, ["mV"] * len(x), names)
 
 
 @pytest.fixture
@@ -126,18 +116,13 @@ def test_ptb_xl_is_read_by_patient(ecg, tmp_path):
     write_wfdb(tmp_path / "records100/00000", "00001_lr", ecg[:, ::5], 100)
     rows = ["ecg_id,patient_id,scp_codes,strat_fold,filename_lr,filename_hr"]
     for number, patient in ((1, "15709.0"), (2, "13243.0"), (3, "15709.0")):
-        path = f"00000/0000{number}"
-        rows.append(
-            f"{number},{patient},\"{{'NORM': 100.0}}\",3,records100/{path}_lr,records500/{path}_hr"
-        )
+        files = f"records100/00000/0000{number}_lr,records500/00000/0000{number}_hr"
+        rows.append(f"{number},{patient},\"{{'NORM': 100.0}}\",3,{files}")
     (tmp_path / "ptbxl_database.csv").write_text("\n".join(rows) + "\n")
     assert reader.subjects(tmp_path) == ["13243", "15709"]
     found = reader.read(tmp_path, "15709")
-    assert [r.name for r in found] == [
-        "records100/00000/00001_lr.hea",
-        "records500/00000/00001_hr.hea",
-        "records500/00000/00003_hr.hea",
-    ]
+    names = ["records100/00000/00001_lr", "records500/00000/00001_hr", "records500/00000/00003_hr"]
+    assert [r.name for r in found] == [f"{name}.hea" for name in names]
     assert [r.signals["ecg"].rate for r in found] == [100, 500, 500]
     assert found[1].signals["ecg"].channels == LEADS and found[1].label(0, 10) == -1
     np.testing.assert_allclose(found[2].signals["ecg"].values, 3 * ecg, atol=6e-4)
@@ -153,75 +138,46 @@ def test_code_15_is_read_as_the_challenge_writes_it(ecg, tmp_path):
     assert found.signals["ecg"].rate == 400 and found.name == "590673.hea"
     (tmp_path / "exams.csv").write_text("exam,patient\n1,2\n")
     reader._records.cache_clear()
-    with pytest.raises(
-        ValueError, match="exams.csv: expected the columns patient_id, exam_id, found exam, patient"
-    ):
+    message = "exams.csv: expected the columns patient_id, exam_id, found exam, patient"
+    with pytest.raises(ValueError, match=message):
         reader.subjects(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["wfdb", "edf"])
 def test_leads_are_found_by_name_in_any_order_and_unit(kind, ecg, tmp_path):
     order = np.random.default_rng(0).permutation(12)
-    names = [FILES[i] for i in order]
+    names, x = [FILES[i] for i in order], 1e3 * ecg[order]
     if kind == "wfdb":
-        write_wfdb(tmp_path, "a", np.concatenate([1e3 * ecg[order], 0 * ecg[:1]]), 250,
-                   [*names, "RESP"], unit="uV", gain=5.0)  # fmt: skip
+        x, names, units = [*x, 0 * x[0]], [*names, "RESP"], ["uV"] * 13
+        odd.wfdb(tmp_path, "a", x, 250, units, names, gain=5.0)
     else:
-        channels = {
-            f"ECG {name}": ("uV", 1e3 * ecg[i]) for name, i in zip(names, order, strict=True)
-        }
-        write_edf(tmp_path / "a.edf", channels, rate=250)
+        channels = [(f"ECG {name}", "uV", x[i], 250) for i, name in enumerate(names)]
+        odd.edf(tmp_path / "a.edf", channels)
     (found,) = reader.read(tmp_path, "a")
     assert found.signals["ecg"].unit == "mV" and found.signals["ecg"].channels == LEADS
     np.testing.assert_allclose(found.signals["ecg"].values, ecg, atol=2e-3)
 
 
-def spoilt(ecg, how):
-    """(values, names, rate, folder) of a file that is wrong in one way."""
-    x, names, rate, folder = ecg.copy(), list(FILES), 500, "."
-    if how == "missing":
-        x, names = np.delete(x, 9, 0), [name for name in names if name != "V4"]
-    elif how == "swapped":
-        names[0], names[1] = names[1], names[0]
-    elif how == "twice":
-        names[8] = "v2"
-    elif how == "slow":
-        rate = 50
-    elif how == "folder":
-        folder = "records100/00000"
-    elif how == "flat":
-        x[7] = 0.5
-    elif how == "nan":
-        x[4, 100:110] = np.nan
-    return x, names, rate, folder
-
-
-@pytest.mark.parametrize(("how", "message"), [
-    ("missing", r"expected the leads I, II, .*, V6, found no V4"),
-    ("swapped", r"expected limb leads that fit together .*: names swapped"),
-    ("twice", r"expected lead V2 once, found V2 and v2"),
-    ("slow", r"expected 100 Hz or more, found 50 Hz"),
-    ("folder", r"expected 100 Hz, as its folder says, found 500 Hz"),
-    ("flat", r"expected a signal in lead V2, found a flat line"),
-    ("nan", r"expected a signal in lead aVL, found 10 values that are not finite"),
+@pytest.mark.parametrize(("change", "message"), [
+    ({"names": [*FILES[:9], "RESP", *FILES[10:]]}, "the leads I, II, .*, V6, found no V4"),
+    ({"names": ["II", "I", *FILES[2:]]}, "limb leads that fit together .*: names swapped"),
+    ({"names": [*FILES[:8], "v2", *FILES[9:]]}, "expected lead V2 once, found V2 and v2"),
+    ({"rate": 50}, "expected 100 Hz or more, found 50 Hz"),
+    ({"folder": "records100/00000"}, "expected 100 Hz, as its folder says, found 500 Hz"),
+    ({"at": 7, "value": 0.5}, "expected a signal in lead V2, found a flat line"),
+    ({"at": np.s_[4, 100:110], "value": np.nan}, "lead aVL, found 10 values that are not finite"),
 ])  # fmt: skip
-def test_bad_files_get_one_clear_sentence(how, message, ecg, tmp_path):
-    x, names, rate, folder = spoilt(ecg, how)
-    path = write_wfdb(tmp_path / folder, "a", x, rate, names)
+def test_bad_files_get_one_clear_sentence(change, message, ecg, tmp_path):
+    file = {"names": FILES, "rate": 500, "folder": "", "at": 0, "value": ecg[0]} | change
+    ecg[file["at"]] = file["value"]
+    path = write_wfdb(tmp_path / file["folder"], "a", ecg, file["rate"], file["names"])
     with pytest.raises(ValueError, match=message) as error:
         reader.read(tmp_path, path.relative_to(tmp_path).with_suffix("").as_posix())
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
-def test_damaged_headers_and_cut_records_are_named(ecg, tmp_path):
-    path = write_wfdb(tmp_path, "a", ecg, 500)
-    data = path.with_suffix(".dat")
-    data.write_bytes(data.read_bytes()[:999])
-    with pytest.raises(
-        ValueError, match="a.hea: expected a WFDB record, found a foreign or damaged"
-    ):
-        reader.read(tmp_path, "a")
-    path.write_text("nonsense\n")
+def test_damaged_headers_and_absent_subjects_are_named(ecg, tmp_path):
+    write_wfdb(tmp_path, "a", ecg, 500).write_text("nonsense\n")
     with pytest.raises(ValueError, match="a.hea: expected"):
         reader.read(tmp_path, "a")
     with pytest.raises(FileNotFoundError, match="expected records of subject b, found none"):

@@ -18,13 +18,6 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "notebooks" / "23_your_recordings.ipynb"
 
 
-def commands():
-    """Lines of the README's block that run without installing anything."""
-    text = (ROOT / "README.md").read_text()
-    found = re.findall(r"^(?:papermill notebooks/23|python -m biox predict).*", text, re.M)
-    return [line.split("   #")[0] for line in found]
-
-
 @pytest.mark.slow
 def test_the_commands_of_the_readme_lead_from_a_folder_to_a_prediction(tmp_path):
     """Eight patients of BIDMC, half of them with a fast pulse; one epoch."""
@@ -37,7 +30,8 @@ def test_the_commands_of_the_readme_lead_from_a_folder_to_a_prediction(tmp_path)
             rows.append((f"bidmc_{number:02}.hea", f"p{number}", start, start + 60, label))
     table = pd.DataFrame(rows, columns=["file", "subject", "start_s", "stop_s", "label"])
     table.to_csv(tmp_path / "labels.csv", index=False)
-    run, predict = commands()
+    commands = r"^(?:papermill notebooks/23|python -m biox predict).*?(?=   #|$)"
+    run, predict = re.findall(commands, (ROOT / "README.md").read_text(), re.M)
     run = run.replace("FOLDER", str(tmp_path)).replace("yours.ipynb", str(tmp_path / "yours.ipynb"))
     run = [*shlex.split(run), "-p", "out", str(tmp_path / "out"), "-p", "epochs", "1"]
     run[run.index("-y") + 1] = run[run.index("-y") + 1][:-1] + ", methods: []}"

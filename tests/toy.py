@@ -1,6 +1,5 @@
 """A small transfer from ECG to PPG: windows, untrained tiny models, and what a pass keeps."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +8,6 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import nn
 
-from biox import metrics
 from biox.activations import FrozenDirection, compute_activations
 from biox.backbones import build, save
 from biox.config import PATHS, load_settings
@@ -80,25 +78,25 @@ def centred_head(head, logits):
     return logits - logits.mean(0)
 
 
-def toy_direction(m=5, l=2, **bridge):
+def toy_direction():
     """A frozen direction with the same windows in every split."""
     new, old, head = toy_models()
     cached = toy_pass((new, old, head))
     cached = replace(cached, logits=centred_head(head, cached.logits))
     return FrozenDirection(
-        settings=SETTINGS.override("bridge", SMALL | bridge),
+        settings=SETTINGS.override("bridge", SMALL),
         name="wesad-ecg2ppg",
         direction=SETTINGS.direction("wesad-ecg2ppg"),
         new=new,
         old=old,
         head=head,
-        m=m,
-        l=l,
+        m=5,
+        l=2,
         activations=dict.fromkeys(("pair", "val", "test"), cached),
     )
 
 
-def toy_root(positions=True):
+def toy_root():
     """Write the files of the toy direction where the pipeline would, below the current folder."""
     name = "wesad-ecg2ppg"
     new, old, head = toy_models()
@@ -110,14 +108,6 @@ def toy_root(positions=True):
         windows = toy_windows(seed=seed)
         windows.save(PATHS.windows("wesad", split))
         toy_pass((new, old, head), windows, path=PATHS.activations(name, split))
-    if positions:
-        PATHS.positions(name).parent.mkdir(parents=True)
-        PATHS.positions(name).write_text(json.dumps({"m": 5, "l": 2}))
+    PATHS.positions(name).parent.mkdir(parents=True)
+    PATHS.positions(name).write_text('{"m": 5, "l": 2}')
     return name
-
-
-def calibration_error(frame, n_bins=15, adaptive=False):
-    """Expected calibration error: mean distance of accuracy to confidence, weighted by windows."""
-    bins = metrics.reliability(frame, n_bins, adaptive)
-    gaps = (bins["accuracy"] - bins["confidence"]).abs().fillna(0)
-    return float((gaps * bins["windows"]).sum() / bins["windows"].sum())

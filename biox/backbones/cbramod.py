@@ -4,6 +4,7 @@ Architecture and parameter names: wjq-learning/CBraMod, ``models/cbramod.py`` an
 ``models/criss_cross_transformer.py``.
 """
 
+import itertools
 from dataclasses import replace
 
 import torch
@@ -30,17 +31,10 @@ class PatchEmbedding(nn.Module):
         self.positional_encoding = nn.Sequential(
             nn.Conv2d(dim, dim, position, padding=[k // 2 for k in position], groups=dim)
         )
-        self.proj_in = nn.Sequential(
-            nn.Conv2d(1, channels, (1, 49), stride=(1, 25), padding=(0, 24)),
-            nn.GroupNorm(5, channels),
-            nn.GELU(),
-            nn.Conv2d(channels, channels, (1, 3), padding=(0, 1)),
-            nn.GroupNorm(5, channels),
-            nn.GELU(),
-            nn.Conv2d(channels, channels, (1, 3), padding=(0, 1)),
-            nn.GroupNorm(5, channels),
-            nn.GELU(),
-        )
+        layers = [nn.Conv2d(1, channels, (1, 49), stride=(1, 25), padding=(0, 24))]
+        layers += [nn.Conv2d(channels, channels, (1, 3), padding=(0, 1)) for _ in range(2)]
+        blocks = ((layer, nn.GroupNorm(5, channels), nn.GELU()) for layer in layers)
+        self.proj_in = nn.Sequential(*itertools.chain.from_iterable(blocks))
         self.spectral_proj = nn.Sequential(nn.Linear(PATCH // 2 + 1, dim))
 
     def forward(self, patches: Tensor) -> Tensor:

@@ -62,21 +62,6 @@ class EncoderLayer(nn.Module):
         return self.final_layer_norm(x + self.mlp(x))
 
 
-class ConvPosition(nn.Module):
-    """Position embedding: a wide grouped convolution along time with normalised weights."""
-
-    def __init__(self, dim: int, kernel: int, groups: int):
-        super().__init__()
-        convolution = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=groups)
-        self.pos_conv = nn.Sequential(
-            nn.utils.parametrizations.weight_norm(convolution, dim=2), nn.GELU()
-        )
-
-    def forward(self, h: Tensor) -> Tensor:
-        """Embed the positions of [batch, tokens, dim]; the even kernel's surplus end is cut off."""
-        return self.pos_conv(h.transpose(1, 2))[..., : h.shape[1]].transpose(1, 2)
-
-
 class ECGFM(Backbone):
     """ECG-FM on z-scored leads at 500 Hz, a token for every 16 samples.
 
@@ -130,7 +115,8 @@ class ECGFM(Backbone):
     ) -> None:
         """Build the layers; `position` is (kernel, groups) of the position embedding."""
         self.n_layers = layers
-        self.feature_extractor = nn.Module()  # only for the published names, as is `encoder`
+        # Plain modules (here, `conv_pos`, `encoder`) are there only for the published names.
+        self.feature_extractor = nn.Module()
         self.feature_extractor.conv_layers = nn.ModuleList(
             nn.Sequential(
                 nn.Conv1d(conv if i else LEADS, conv, 2, stride=2, bias=False),
@@ -142,7 +128,12 @@ class ECGFM(Backbone):
         )
         self.layer_norm = nn.LayerNorm(conv)
         self.post_extract_proj = nn.Linear(conv, dim)
-        self.conv_pos = ConvPosition(dim, *position)
+        # Position embedding: a wide grouped convolution along time with normalised weights.
+        kernel, groups = position
+        convolution = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=groups)
+        normalised = nn.utils.parametrizations.weight_norm(convolution, dim=2)
+        self.conv_pos = nn.Module()
+        self.conv_pos.pos_conv = nn.Sequential(normalised, nn.GELU())
         self.encoder = nn.Module()
         self.encoder.layers = nn.ModuleList(
             EncoderLayer(dim, heads, mlp_ratio, norm_first) for _ in range(layers)
@@ -163,7 +154,8 @@ class ECGFM(Backbone):
         for convolution in self.feature_extractor.conv_layers:
             x = convolution(x)
         h = self.post_extract_proj(self.layer_norm(x.transpose(1, 2)))
-        h = h + self.conv_pos(h)
+        positions = self.conv_pos.pos_conv(h.transpose(1, 2))
+        h = h + positions[..., : h.shape[1]].transpose(1, 2)  # an even kernel gives one too many
         return h if self.encoder.layer_norm is None else self.encoder.layer_norm(h)
 
     def layer(self, i: int, h: Tensor) -> Tensor:

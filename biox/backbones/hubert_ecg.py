@@ -12,6 +12,8 @@ from biox.backbones.base import Backbone, InputSpec, Origin, check_windows
 
 CONV_KERNELS = (10, 3, 3, 2, 2)
 CONV_STRIDES = (4, 2, 2, 2, 2)
+DROPOUTS = ("activation_dropout", "attention_dropout", "feat_proj_dropout", "final_dropout")
+DROPOUTS += ("hidden_dropout", "layerdrop")
 
 # Of all published sizes: group norm in the first convolution, post-norm encoder.
 COMMON = {
@@ -25,20 +27,10 @@ COMMON = {
     "feat_proj_layer_norm": True,
     "do_stable_layer_norm": False,
     "layer_norm_eps": 1e-5,
-    # Dropout, and what pretraining hides.
-    "activation_dropout": 0.0,
-    "attention_dropout": 0.0,
-    "feat_proj_dropout": 0.0,
-    "final_dropout": 0.0,
-    "hidden_dropout": 0.0,
-    "layerdrop": 0.0,
-    "mask_time_prob": 0.0,
+    **dict.fromkeys(DROPOUTS, 0.0),
+    "mask_time_prob": 0.0,  # of pretraining
 }
-TINY = {
-    "conv_dim": [32] * 5,
-    "num_conv_pos_embeddings": 16,
-    "num_conv_pos_embedding_groups": 4,
-}
+TINY = {"conv_dim": [32] * 5, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
 
 
 class HubertECG(Backbone):

@@ -65,18 +65,6 @@ class RickerScalogram(nn.Module):
         return filtered[..., : self.length].transpose(-1, -2)
 
 
-class PatchEmbed(nn.Module):
-    """Scalograms [batch, 3, samples, scales] -> patches [batch, time x scale, dim], time-major."""
-
-    def __init__(self, dim: int, patch: tuple[int, int]):
-        super().__init__()
-        self.proj = nn.Conv2d(3, dim, patch, stride=patch)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Cut and embed [batch, 3, samples, scales]; what fills no whole patch is left out."""
-        return self.proj(x).flatten(2).transpose(1, 2)
-
-
 class ChannelBlock(nn.Module):
     """Attention within each channel; in every second block also among the channels' CLS tokens."""
 
@@ -141,7 +129,8 @@ class NormWear(Backbone):
         """Build the blocks; `patch` is (samples, scales) of a patch."""
         self.n_layers = layers
         self.scalogram = RickerScalogram(self.input_spec.samples)
-        self.patch_embed = PatchEmbed(dim, patch)
+        self.patch_embed = nn.Module()  # only for the published name
+        self.patch_embed.proj = nn.Conv2d(3, dim, patch, stride=patch)
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
         grid = (self.scalogram.length // patch[0], len(WIDTHS) // patch[1])
         self.register_buffer("pos_embed", sincos_2d(dim, *grid))
@@ -163,15 +152,14 @@ class NormWear(Backbone):
         if x.ndim == 5:
             ready = (self.input_spec.channels, 3, self.scalogram.length, len(WIDTHS))
             if tuple(x.shape[1:]) != ready:
-                raise ValueError(
-                    f"emg stem: expected scalograms [batch, {', '.join(map(str, ready))}], "
-                    f"found shape {list(x.shape)}"
-                )
+                expected = f"scalograms [batch, {', '.join(map(str, ready))}]"
+                raise ValueError(f"emg stem: expected {expected}, found shape {list(x.shape)}")
             check_finite(x, self.input_spec)
         else:
             check_windows(x, self.input_spec)
             x = self.scalogram(x)
-        patches = self.patch_embed(x.flatten(0, 1))
+        # [batch x channels, time x scale, features], time-major; what fills no patch is left out
+        patches = self.patch_embed.proj(x.flatten(0, 1)).flatten(2).transpose(1, 2)
         tokens = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1)
         return (tokens + self.pos_embed).reshape(len(x), -1, tokens.shape[2])
 

@@ -54,7 +54,6 @@ class Pretext(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(d_0))
 
     def _at_length(self, x: Tensor) -> Backbone:
-        """The backbone, set to the length of these windows."""
         return self.backbone.for_seconds(x.shape[2] / self.backbone.input_spec.rate)
 
     def predict(self, x: Tensor) -> Tensor:
@@ -319,10 +318,8 @@ def pretrain_masked(
             with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
                 loss = model.loss(x[n_held + rows].to(device), hidden.to(device))
             if not torch.isfinite(loss):
-                raise FloatingPointError(
-                    f"masked pretraining: expected a finite loss, found {loss.item()} in epoch "
-                    f"{epoch} at learning rate {lr}"
-                )
+                text = f"expected a finite loss, found {loss.item()} in epoch {epoch}"
+                raise FloatingPointError(f"masked pretraining: {text} at learning rate {lr}")
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -363,8 +360,6 @@ def _checkpoint(path: Path | str, options: Mapping[str, object]) -> dict:
     except Exception as error:  # a damaged file may fail in any way
         found = f"a damaged or foreign file ({type(error).__name__})"
     if found:
-        raise ValueError(
-            f"{path}: expected a checkpoint of masked pretraining with {dict(options)}, found "
-            f"{found}; delete it to begin anew"
-        )
+        expected = f"a checkpoint of masked pretraining with {dict(options)}"
+        raise ValueError(f"{path}: expected {expected}, found {found}; delete it to begin anew")
     return kept

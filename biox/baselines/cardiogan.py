@@ -41,7 +41,7 @@ from biox.config import CardioGAN, device_of
 from biox.data.conditioning import polyphase, standardise
 from biox.metrics import Result
 from biox.teacher import teacher_probabilities
-from biox.training import parallel
+from biox.training import located, parallel
 
 FILTERS = (64, 128, 256, 512, 512, 512)
 KERNEL = 16
@@ -54,16 +54,15 @@ EVALUATED = 128  # segments that pass a generator at once where nothing is train
 # --- networks -------------------------------------------------------------------------------------
 
 
-class ChannelNorm(nn.Module):
+class ChannelNorm(nn.LayerNorm):
     """Layer norm over the channels of each place: [batch, channels, ...]."""
 
     def __init__(self, channels: int):
-        super().__init__()
-        self.norm = nn.LayerNorm(channels, eps=1e-3)  # Keras' default
+        super().__init__(channels, eps=1e-3)  # Keras' default
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise."""
-        return self.norm(x.movedim(1, -1)).movedim(-1, 1)
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
 class AttentionGate(nn.Module):
@@ -198,9 +197,8 @@ def segment_starts(samples: int, size: int) -> list[int]:
     Where the window is no multiple, the last one ends with it and overlaps the one before.
     """
     if samples < size:
-        raise ValueError(
-            f"CardioGAN: expected windows of at least one segment, {size} samples, found {samples}"
-        )
+        expected = f"windows of at least one segment, {size} samples"
+        raise ValueError(f"CardioGAN: expected {expected}, found {samples}")
     first = list(range(0, samples - size + 1, size))
     return first if first[-1] + size == samples else [*first, samples - size]
 
@@ -334,13 +332,10 @@ def train_cardiogan(
         for optimizer in optimizers:
             optimizer.param_groups[0]["lr"] = settings.lr * lr_factor(epoch, settings.epochs)
         drawn = Segments(*(x[rng.permutation(len(x))[:n]] for x in pair))  # no pair is kept
-        try:
+        with located("", epoch, settings.lr):
             batches = drawn.batches(settings.batch, device)
             losses = [train_step(networks, optimizers, *batch, settings) for batch in batches]
             loss = mean_cycle_loss(networks, val.spread(n), device)
-        except FloatingPointError as error:
-            where = f"in epoch {epoch} at learning rate {settings.lr:g}"
-            raise FloatingPointError(f"{error}, {where}") from None
         if loss < min(value for _, _, value in history):
             best = copy.deepcopy(generator.state_dict())
         history.append((epoch, float(np.mean(losses)), loss))
@@ -385,19 +380,17 @@ def _run(frozen: FrozenDirection, x_new, x_old, seed: int) -> tuple[Result, np.n
     settings, device = frozen.settings.cardiogan, device_of(frozen.settings)
     new, old = frozen.new.input_spec, frozen.old.input_spec
     assert new.channels == old.channels == 1, "CardioGAN: expected one channel a modality"
-
-    def cut(windows: Tensor, rate: float) -> np.ndarray:
-        return to_segments(windows.numpy(), rate, settings)
-
+    cut = partial(to_segments, settings=settings)
     sides = ((x_old, old), (x_new, new))
     pair, val = (
-        Segments(*(cut(x[split], s.rate).reshape(-1, settings.samples) for x, s in sides))
+        Segments(*(cut(x[split].numpy(), s.rate).reshape(-1, settings.samples) for x, s in sides))
         for split in ("pair", "val")
     )
     shape = (len(x_new["test"]), frozen.head.out_features)
     try:
         networks, history = train_cardiogan(pair, val, settings, seed=seed, device=device)
-        segments = translate(networks.generators["old"], cut(x_new["test"], new.rate), device)
+        segments = cut(x_new["test"].numpy(), new.rate)
+        segments = translate(networks.generators["old"], segments, device)
         x = standardise(to_windows(segments, old.seconds, old.rate, settings)[:, 0])
         x = x[:, None].astype(np.float32)
         probabilities = teacher_probabilities(frozen.old, frozen.head, torch.from_numpy(x))

@@ -31,7 +31,7 @@ from biox.bridge import seeded
 from biox.config import Baselines, device_of
 from biox.metrics import Result
 from biox.teacher import choose_penalty, fit_head
-from biox.training import agreement, best_epoch, infonce_loss, run_seeds
+from biox.training import agreement, best_epoch, infonce_loss, located, run_seeds
 
 # --- losses ---------------------------------------------------------------------------------------
 
@@ -277,7 +277,7 @@ def train_student(
         total, n = 0.0, 0
         student.train()
         order = torch.randperm(len(pair.x), generator=generator)
-        try:
+        with located("student: ", epoch, lr):
             for rows in (rows for rows in order.split(batch_size) if len(rows) > 1):
                 batch = pair.batch(rows, device)
                 loss = distillation_loss(student(batch.x), batch, settings)
@@ -288,9 +288,6 @@ def train_student(
                 optimizer.step()
                 total, n = total + loss.item() * len(rows), n + len(rows)
             history.loc[epoch] = (epoch, total / n, *evaluate(student, val, settings, batch_size))
-        except FloatingPointError as error:
-            where = f"in epoch {epoch} at learning rate {lr:g}"
-            raise FloatingPointError(f"student: {error}, {where}") from None
         if best_epoch(history) == epoch:
             improved, best = epoch, copy.deepcopy(student.state_dict())
         if history["val"].iloc[-1] <= history["val"].iloc[1:].min():
@@ -365,14 +362,10 @@ def distil(
         if key not in inputs:  # students that read the same share it
             inputs[key] = {s: part._replace(x=student.inputs(part.x)) for s, part in data.items()}
         runs[method] = partial(_run, frozen, method, inputs[key], budget)
-    lr = settings.baselines.lr
-    return run_seeds(
-        runs,
-        settings.search.lr if lr is None else [lr],
-        settings.seeds,
-        shape=tuple(data["test"].logits.shape),
-        n_jobs=n_jobs if device_of(settings) == "cpu" else 1,
-    )
+    lrs = settings.search.lr if settings.baselines.lr is None else [settings.baselines.lr]
+    n_jobs = n_jobs if device_of(settings) == "cpu" else 1
+    shape = tuple(data["test"].logits.shape)
+    return run_seeds(runs, lrs, settings.seeds, shape=shape, n_jobs=n_jobs)
 
 
 def initial_student(frozen: FrozenDirection, method: str, lora_budget: int | None, seed: int):
@@ -389,9 +382,8 @@ def _run(frozen: FrozenDirection, method: str, data, lora_budget, seed: int, lr:
     student = initial_student(frozen, method, lora_budget, seed).to(device_of(settings))
     sizes = {"lr": lr, "epochs": epochs, "batch_size": settings.bridge.batch, "seed": seed}
     history = train_student(student, data["pair"], data["val"], settings.baselines, **sizes)
-    n_parameters, probabilities = student.n_parameters, predict(student, data["test"].x)
-    val = predict(student, data["val"].x)
-    about = (seed, probabilities, n_parameters, lr, history, best_epoch(history))
+    test, val = (predict(student, data[split].x) for split in ("test", "val"))
+    about = (seed, test, student.n_parameters, lr, history, best_epoch(history))
     return Result(method, *about, val=val)
 
 

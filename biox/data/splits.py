@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from biox.data.readers import reader_named
+from biox.data.readers import expect, reader_named
 from biox.data.windows import Recording, Windows, concatenate, cut
 
 if TYPE_CHECKING:
@@ -79,8 +79,7 @@ def cut_dataset(
     for part, subjects in dataset.splits.items():
         plain = [_plain(subject) for subject in subjects]
         twice = sorted({name for name in plain if plain.count(name) > 1})
-        if twice:
-            raise ValueError(f"splits: expected each subject once, found {', '.join(twice)} again")
+        expect(not twice, "splits", "each subject once", f"{', '.join(twice)} again")
         parts[part] = read_windows(
             reader_named(dataset.reader or name),
             folder or dataset.folder,
@@ -99,7 +98,10 @@ def cut_dataset(
     if not by_subject:
         split = shuffle_split if dataset.protocol == "shuffled_windows" else blocked_split
         parts = split(parts["all"], PUBLISHED_FRACTIONS, seed=0)
-    _check_classes(parts)
+    for part, windows in parts.items():
+        counts = {name: int((windows.labels == i).sum()) for i, name in enumerate(windows.classes)}
+        sound = part == UNLABELLED_SPLIT or all(counts.values())
+        expect(sound, part, "windows of every class", counts)
     _check_samples(parts, digests)
     return standardise_stretches(parts) if by_stretch and not by_subject else parts
 
@@ -174,22 +176,11 @@ def _check_samples(parts: Mapping[str, Windows], digests: Digests) -> None:
         for key in zip(*(column.tolist() for column in columns), strict=True):
             where = f"{key[1]} of {key[0]}"
             other, first = seen.setdefault(digests[key], (split, where))
-            if other != split:
-                raise ValueError(
-                    f"splits: expected other samples in {split} than in {other}, found the same in "
-                    f"{where} and {first}: one recording under two names?"
-                )
+            found = f"the same in {where} and {first}: one recording under two names?"
+            expect(other == split, "splits", f"other samples in {split} than in {other}", found)
             if first != where and (first, where) not in said:
                 said.add((first, where))
                 log.warning("%s: %s and %s hold the same samples", split, first, where)
-
-
-def _check_classes(parts: Mapping[str, Windows]) -> None:
-    """Raise ValueError if a labelled split (train, val, test) lacks a class."""
-    for split, windows in parts.items():
-        counts = {name: int((windows.labels == i).sum()) for i, name in enumerate(windows.classes)}
-        if split != UNLABELLED_SPLIT and not all(counts.values()):
-            raise ValueError(f"{split}: expected windows of every class, found {counts}")
 
 
 def shuffle_split(
@@ -225,10 +216,8 @@ def blocked_split(
     order = _time_order(windows)
     for name in np.unique(windows.recordings):
         rows = order[windows.recordings[order] == name]
-        if len(rows) < n_blocks:
-            raise ValueError(
-                f"blocked_split: expected at least {n_blocks} windows in {name}, found {len(rows)}"
-            )
+        expected = f"at least {n_blocks} windows in {name}"
+        expect(len(rows) >= n_blocks, "blocked_split", expected, len(rows))
         of_block = np.empty(n_blocks, dtype=int)
         pieces = np.split(rng.permutation(n_blocks), _bounds(fractions, n_blocks))
         for i, blocks in enumerate(pieces):

@@ -98,20 +98,16 @@ class Recording:
 
         ValueError if one is missing, or lengths differ by more than `MAX_MISMATCH`.
         """
-        missing = sorted(set(modalities) - set(self.signals))
-        if missing:
-            raise ValueError(
-                f"{self.name}: expected modalities {missing}, found {sorted(self.signals)}"
-            )
+        if missing := sorted(set(modalities) - set(self.signals)):
+            found = sorted(self.signals)
+            raise ValueError(f"{self.name}: expected modalities {missing}, found {found}")
         signals = {name: self.signals[name] for name in modalities}
         lengths = {name: signal.seconds for name, signal in signals.items()}
         shortest, longest = min(lengths.values()), max(lengths.values())
         described = ", ".join(f"{name} {length:.2f} s" for name, length in lengths.items())
         if longest - shortest > MAX_MISMATCH:
-            raise ValueError(
-                f"{self.name}: expected modalities of equal length within {MAX_MISMATCH:g} s, "
-                f"found {described}"
-            )
+            expected = f"modalities of equal length within {MAX_MISMATCH:g} s"
+            raise ValueError(f"{self.name}: expected {expected}, found {described}")
         if longest - shortest > 2 / min(signal.rate for signal in signals.values()):
             log.warning("%s: cut to %.2f s, the shortest of %s", self.name, shortest, described)
         return {
@@ -175,15 +171,9 @@ class Windows:
         """Write one safetensors file: signals, labels, starts; the names as JSON in its header."""
         arrays = {f"signal.{name}": np.ascontiguousarray(x) for name, x in self.signals.items()}
         arrays |= {"labels": self.labels.astype(np.int64), "starts": self.starts.astype(np.float64)}
-        header = {
-            "rates": dict(self.rates),
-            "units": dict(self.units),
-            "channels": {name: list(names) for name, names in self.channels.items()},
-            "subjects": self.subjects.tolist(),
-            "recordings": self.recordings.tolist(),
-            "classes": list(self.classes),
-            "source": self.source,
-        }
+        header = {name: dict(getattr(self, name)) for name in ("rates", "units", "channels")}
+        header |= {"subjects": self.subjects.tolist(), "recordings": self.recordings.tolist()}
+        header |= {"classes": self.classes, "source": self.source}
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         # one metadata key, so that equal windows are equal bytes
         save_file(arrays, path, metadata={"windows": json.dumps(header, sort_keys=True)})
@@ -208,10 +198,8 @@ class Windows:
                 }
                 labels, starts = file.get_tensor("labels"), file.get_tensor("starts")
         except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(
-                f"{path}: expected a whole file of windows, "
-                f"found a foreign or truncated one ({error})"
-            ) from None
+            found = f"a foreign or truncated one ({error})"
+            raise ValueError(f"{path}: expected a whole file of windows, found {found}") from None
         if len(signals) < len(names):
             raise ValueError(f"{path}: expected signals {sorted(names)}, found {sorted(known)}")
         return cls(

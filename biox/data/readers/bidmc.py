@@ -52,9 +52,8 @@ def read(folder: Path | str, subject: str, source: str = "BIDMC") -> list[Record
     """Read all records of a patient: ``ecg`` (lead II) and ``ppg``, both [1, n] at 125 Hz."""
     records = _records(folder)
     if subject not in records:
-        raise FileNotFoundError(
-            f"{folder}: expected records of patient {subject}, found {len(records)} other patients"
-        )
+        found = f"{len(records)} other patients"
+        raise FileNotFoundError(f"{folder}: expected records of patient {subject}, found {found}")
     base = inside(folder, "bidmc_csv")
     return [_recording(base, name, subject, source) for name in records[subject]]
 

@@ -220,23 +220,18 @@ def _wfdb(path: Path, picks: list[str | int]) -> Rows:
             x = record.e_d_signal[i] if frames else record.d_signal[:, i]
             name, stated, actual = record.sig_name[i], record.checksum[i], int(x.sum()) % 65536
             if stated and stated % 65536 != actual:
-                warnings.warn(
-                    f"{name}: expected the checksum {stated % 65536} of the header, "
-                    f"found {actual}: the file was changed or damaged",
-                    stacklevel=1,
-                )
+                found = f"found {actual}: the file was changed or damaged"
+                expected = f"expected the checksum {stated % 65536} of the header"
+                warnings.warn(f"{name}: {expected}, {found}", stacklevel=1)
             # no gain or one of 0: not calibrated; wfdb makes that 200 per mV
             if not float(re.match(r"[\d.]*", (*lines[i], "", "")[2])[0] or 0):
                 record.units[i] = "a.u."
                 warnings.warn(f"{name} has no gain, and so no unit", stacklevel=1)
         record.dac(expanded=frames, inplace=True)
     values = record.e_p_signal if frames else record.p_signal.T
-    return Rows(
-        [np.array(values[i]) for i in places],
-        [float(record.fs) * record.samps_per_frame[i] for i in places],
-        [record.units[i] or "" for i in places],
-        marked,
-    )
+    rates = [float(record.fs) * record.samps_per_frame[i] for i in places]
+    units = [record.units[i] or "" for i in places]
+    return Rows([np.array(values[i]) for i in places], rates, units, marked)
 
 
 # --- csv ------------------------------------------------------------------------------------------
@@ -281,7 +276,8 @@ def _edf(path: Path, picks: list[str | int]) -> Rows:
     unique = [f"{x}-{names[:i].count(x)}" if names.count(x) > 1 else x for i, x in enumerate(names)]
     places = _places(path, picks, names, unique)  # the second as MNE calls them
     _check_marked(path, [names[place] for place in places])
-    notes = _notes(header)
+    channels = zip(fields["name"], header["content"], strict=True)
+    notes = [[row.tobytes() for row in np.array(x)] for name, x in channels if NOTES.match(name)]
     onsets = _onsets(path, header, notes)
     pauses, stops = np.diff(onsets) - seconds, onsets[1:] - onsets[0]
     late = np.append(0, np.cumsum(np.where(pauses > SLACK, pauses, 0)))
@@ -340,7 +336,6 @@ def _marked(notes: Iterable[Mapping], names: Sequence[str], begins: float) -> li
 
 
 def _check_marked(path: Path, picked: Sequence[str], bads: Sequence[str] = ()) -> None:
-    """Refuse picked channels that are marked as bad."""
     bad = _bads(path, picked, bads)
     expect(not bad, path, "sound channels", f"{bad} marked as bad")
 
@@ -405,12 +400,6 @@ def edf_header(path: Path) -> dict:
     content = np.memmap(path, np.uint8, "r", start, (records, ends[-1]))
     return {"kind": fixed[192:197].strip(), "width": width, "seconds": seconds, "fields": fields,
             "content": np.split(content, ends[:-1], axis=1)}  # fmt: skip
-
-
-def _notes(header: dict) -> list[list[bytes]]:
-    """What each channel of annotations holds in each record."""
-    channels = zip(header["fields"]["name"], header["content"], strict=True)
-    return [[row.tobytes() for row in np.array(x)] for name, x in channels if NOTES.match(name)]
 
 
 def _annotations(notes: list[list[bytes]], names: Sequence[str]) -> Iterator[dict]:

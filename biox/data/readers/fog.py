@@ -131,9 +131,8 @@ def _table(path: Path, columns: list[int]) -> pd.DataFrame:
             dtype=dict.fromkeys(columns, np.float32),
         )  # fmt: skip
     except ValueError as error:  # pandas' ParserError is one too
-        raise ValueError(
-            f"{path}: expected numbers in {N_COLUMNS} columns, found {error}"
-        ) from None
+        expected = f"numbers in {N_COLUMNS} columns"
+        raise ValueError(f"{path}: expected {expected}, found {error}") from None
     broken = table[LABEL_COLUMN].isna()
     found = f"none in row {broken.argmax() + 1} of {len(table)}"
     expect(not broken.any(), path, "a label in each row", found)

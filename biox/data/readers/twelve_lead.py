@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from biox.data.readers import Origin, natural, whole
+from biox.data.readers import Origin, expect, natural, whole
 from biox.data.readers.files import edf_header, read_file
 from biox.data.readers.labels import constant
 from biox.data.windows import UNLABELLED, Recording, Signal
@@ -39,9 +39,7 @@ ABOUT = Origin(
 CLASSES = ("unlabelled",)  # pretraining reads no labels
 
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
-
 MIN_RATE = 100.0  # in Hz; a slower one leaves no QRS
-
 MAX_MISFIT = 0.2
 """Largest deviation from Einthoven's and Goldberger's relations, over the size of the limb leads;
 rounding and filters leave a few hundredths, swapped leads more than a half."""
@@ -63,16 +61,11 @@ def read(folder: Path | str, subject: str, source: str = "twelve-lead ECG") -> l
     paths = [path for path, who in _records(folder).items() if who == subject]
     if not paths:
         raise FileNotFoundError(f"{folder}: expected records of subject {subject}, found none")
-    return [
-        Recording(
-            subject,
-            path.relative_to(folder).as_posix(),
-            {"ecg": read_record(path)},
-            constant(UNLABELLED),
-            source,
-        )
-        for path in paths
-    ]
+    recordings = []
+    for path in paths:
+        name, signals = path.relative_to(folder).as_posix(), {"ecg": read_record(path)}
+        recordings.append(Recording(subject, name, signals, constant(UNLABELLED), source))
+    return recordings
 
 
 def read_record(path: Path) -> Signal:
@@ -80,35 +73,29 @@ def read_record(path: Path) -> Signal:
     names: dict[str, str] = {}
     for name in _signal_names(path):
         lead = lead_name(name)
-        if lead in names:
-            raise ValueError(f"{path}: expected lead {lead} once, found {names[lead]} and {name}")
+        expect(lead not in names, path, f"lead {lead} once", f"{names.get(lead)} and {name}")
         if lead is not None:
             names[lead] = name
-    if missing := ", ".join(lead for lead in LEADS if lead not in names):
-        raise ValueError(f"{path}: expected the leads {', '.join(LEADS)}, found no {missing}")
+    missing = ", ".join(lead for lead in LEADS if lead not in names)
+    expect(not missing, path, f"the leads {', '.join(LEADS)}", f"no {missing}")
     signal = read_file(path, {"ecg": [names[lead] for lead in LEADS]})[0]["ecg"]
-    if signal.unit != "mV":
-        raise ValueError(f"{path}: expected voltages, found the unit {signal.unit}")
+    expect(signal.unit == "mV", path, "voltages", f"the unit {signal.unit}")
     stated = re.search(r"records(\d+)", path.parent.as_posix())
-    if signal.rate < MIN_RATE or (stated and float(stated[1]) != signal.rate):
-        expected = f"{stated[1]} Hz, as its folder says" if stated else f"{MIN_RATE:g} Hz or more"
-        raise ValueError(f"{path}: expected {expected}, found {signal.rate:g} Hz")
+    sound = signal.rate >= MIN_RATE and (not stated or float(stated[1]) == signal.rate)
+    expected = f"{stated[1]} Hz, as its folder says" if stated else f"{MIN_RATE:g} Hz or more"
+    expect(sound, path, expected, f"{signal.rate:g} Hz")
     for lead, values in zip(LEADS, signal.values, strict=True):
         broken = int((~np.isfinite(values)).sum())
-        if broken or np.ptp(values) == 0:
-            found = f"{broken} values that are not finite" if broken else "a flat line"
-            raise ValueError(f"{path}: expected a signal in lead {lead}, found {found}")
+        found = f"{broken} values that are not finite" if broken else "a flat line"
+        expect(not broken and np.ptp(values) > 0, path, f"a signal in lead {lead}", found)
     lead, misfit = _worst_relation(signal.values)
-    if misfit > MAX_MISFIT:
-        raise ValueError(
-            f"{path}: expected limb leads that fit together (Einthoven, Goldberger), found {lead} "
-            f"off by {misfit:.0%} of their size: names swapped, or leads of other signals"
-        )
+    expected = "limb leads that fit together (Einthoven, Goldberger)"
+    found = f"{lead} off by {misfit:.0%} of their size: names swapped, or leads of other signals"
+    expect(not misfit > MAX_MISFIT, path, expected, found)
     return Signal(signal.values, signal.rate, "mV", LEADS)
 
 
 def _signal_names(path: Path) -> list[str]:
-    """Names of the signals as a file's header states them."""
     if path.suffix.lower() != ".hea":
         return edf_header(path)["fields"]["name"]
     import wfdb
@@ -151,13 +138,11 @@ def _patients(folder: Path) -> dict[str, str]:
     """Record -> patient, by the table of PTB-XL or CODE-15%, if there is one."""
     keys = {"ptbxl_database.csv": ("filename_hr", "filename_lr"), "exams.csv": ("exam_id",)}
     found = {}
-    for path, columns in (
-        (folder / name, keys[name]) for name in keys if (folder / name).is_file()
-    ):
-        table = pd.read_csv(path, dtype=str)
-        if not {"patient_id", *columns} <= set(table):
-            expected = ", ".join(("patient_id", *columns))
-            raise ValueError(f"{path}: expected the columns {expected}, found {', '.join(table)}")
+    for path in (folder / name for name in keys if (folder / name).is_file()):
+        table, columns = pd.read_csv(path, dtype=str), keys[path.name]
+        expected = ("patient_id", *columns)
+        sound = set(expected) <= set(table)
+        expect(sound, path, f"the columns {', '.join(expected)}", ", ".join(table))
         patients = table["patient_id"].str.removesuffix(".0")  # PTB-XL writes 15709.0
         for column in columns:
             found |= dict(zip(table[column], patients, strict=True))

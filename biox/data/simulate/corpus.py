@@ -235,14 +235,8 @@ def emg_window(rng: Generator, seconds: float, rate: float, channels: int) -> tu
         y[i] += rng.uniform(0, 0.1) * size * phys.mains(rng, n, rate)
         y[i] += rng.uniform(0, 0.3) * size * at(wander(rng, grid, 0.4), n, rate)
         y[i] += rng.uniform(0.5, 3) * rng.standard_normal(n)
-    known = {
-        "log2_burst_hz": np.log2(hz),
-        "duty": duty,
-        "tonic_share": tonic,
-        "band_center_hz": (low + high) / 2,
-        "band_width_hz": high - low,
-    }
-    return y, known
+    known = {"log2_burst_hz": np.log2(hz), "duty": duty, "tonic_share": tonic}
+    return y, known | {"band_center_hz": (low + high) / 2, "band_width_hz": high - low}
 
 
 class Kind(NamedTuple):

@@ -10,15 +10,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.random import Generator
 
-from biox.data.simulate.physiology import (
-    CONTROL,
-    Track,
-    at,
-    band_noise,
-    bumps,
-    shaped_noise,
-    wander,
-)
+from biox.data.simulate import physiology as phys
+from biox.data.simulate.physiology import CONTROL, Track, at, wander
 
 BANDS = {
     "delta": (0.5, 4.0),
@@ -64,7 +57,7 @@ def eeg(
     common, own = np.float32(np.sqrt(coherence)), np.float64(np.float32(np.sqrt(1 - coherence)))
 
     def mixed(amplitude: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        noise = shaped_noise(rng, (channels + 1, n), rate, amplitude)
+        noise = phys.shaped_noise(rng, (channels + 1, n), rate, amplitude)
         # A product of matrices in float32 would be rounded differently on different processors.
         return (np.float64(common * noise[0]) + own * noise[1:]).astype(np.float32)
 
@@ -87,7 +80,7 @@ def eeg(
 def spindles(rng: Generator, n: int, rate: float, per_minute: Track) -> np.ndarray:
     """Sleep spindles of amplitude about 1: bursts of 12 to 15 Hz lasting 0.5 to 1.5 s, [n]."""
     grid = int(n / rate * CONTROL) + 2
-    envelope = at(bumps(rng, grid, at(per_minute, grid, CONTROL), 0.9), n, rate)
+    envelope = at(phys.bumps(rng, grid, at(per_minute, grid, CONTROL), 0.9), n, rate)
     return envelope * np.sin(2 * np.pi * rng.uniform(12.2, 14.5) * np.arange(n) / rate)
 
 
@@ -132,7 +125,7 @@ def emg(
     rng: Generator, envelope: np.ndarray, rate: float, low: float = 30.0, high: float = 150.0
 ) -> np.ndarray:
     """EMG in the unit of `envelope`, [n]: noise between `low` and `high` Hz times the envelope."""
-    return envelope * band_noise(rng, len(envelope), rate, low, high)
+    return envelope * phys.band_noise(rng, len(envelope), rate, low, high)
 
 
 # --- states ---------------------------------------------------------------------------------------

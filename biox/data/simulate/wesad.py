@@ -143,14 +143,10 @@ def write(folder: Path, seed: int, subject: str, length: float, effect: float) -
     rng = np.random.default_rng([seed, 1, int(subject[1:])])
     states = protocol(rng, length)
     resp, beats = heart(rng, states, effect)
-    content = {
-        "subject": subject,
-        "signal": {
-            "chest": chest_signals(rng, states, resp, beats, effect),
-            "wrist": wrist_signals(rng, states, resp, beats, effect),
-        },
-        "label": np.repeat(states, RATE // int(CONTROL)).astype(np.int32),
-    }
+    chest = chest_signals(rng, states, resp, beats, effect)
+    wrist = wrist_signals(rng, states, resp, beats, effect)
+    label = np.repeat(states, RATE // int(CONTROL)).astype(np.int32)
+    content = {"subject": subject, "signal": {"chest": chest, "wrist": wrist}, "label": label}
     path = folder / subject / f"{subject}.pkl"
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "wb") as file:
