@@ -10,16 +10,9 @@ from raw_files import write_fog
 EEG_LIMIT, ECG_LIMIT = 3276.8, 3.2768
 
 
-def beats(t, bpm=72.0):
-    """ECG in mV: a narrow wave every 60 / bpm seconds, and noise."""
-    phase = (np.asarray(t) * bpm / 60) % 1.0 - 0.5
-    noise = 0.02 * np.random.default_rng(0).standard_normal(len(t))
-    return np.exp(-((phase * 60 / bpm / 0.015) ** 2)) + noise
-
-
-def brain(t, seed=0):
+def brain(seconds, rate, seed=0):
     """EEG in uV: 10 Hz and noise, 20 uV strong."""
-    rng = np.random.default_rng(seed)
+    rng, t = np.random.default_rng(seed), clock(seconds, rate)
     return 20 * np.sin(2 * np.pi * 10 * t + seed) + 10 * rng.standard_normal(len(t))
 
 

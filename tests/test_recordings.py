@@ -175,9 +175,9 @@ def test_a_check_shows_what_is_in_any_folder_of_recordings(tmp_path, capsys, mon
     monkeypatch.chdir(tmp_path)
     own_folder(tmp_path)
     shutil.copy(tmp_path / "p1.edf", tmp_path / "p10.edf")
-    t = odd.clock(60, 200)
-    odd.fif(tmp_path / "b_raw.fif", [("F3", "eeg", odd.brain(t))], 200.0)
-    channels = [("ECG", "mV", odd.beats(t), 200), ("PLETH", "", np.sin(t[::2]), 100)]
+    odd.fif(tmp_path / "b_raw.fif", [("F3", "eeg", odd.brain(60, 200))], 200.0)
+    pulse = np.sin(odd.clock(60, 100))
+    channels = [("ECG", "mV", heart(60, 200, seed=9), 200), ("PLETH", "", pulse, 100)]
     onsets, notes = [*range(30), *range(70, 100)], [(80, 5, "BAD_loose")]
     odd.edf(tmp_path / "a.edf", channels, onsets, notes)
     wfdb_record(tmp_path)

@@ -1,7 +1,7 @@
 """Results are read back as they were saved, and become tables, pictures and pages."""
 
-import itertools
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,8 +9,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+import yaml
 
 from biox import metrics, plots
+from biox.activations import Activations
+from biox.config import load_settings
 
 ROOT = Path(__file__).parents[1]
 CLASSES = {"wesad": ("baseline", "stress", "amusement"), "fog": ("normal", "freezing of gait")}
@@ -201,31 +205,77 @@ def test_a_class_recognised_less_often_than_by_guessing_gets_a_frame():
 # --- pages ----------------------------------------------------------------------------------------
 
 
-def test_the_page_of_table_1_runs_on_made_up_results(tmp_path, monkeypatch):
-    """Of two data sets with other classes; LoRA-KD has failed in both."""
-    for name in ("params.yaml", "dvc.yaml", "notebooks"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    directions = ["fog-eeg2emg", "wesad-ppg2ecg"]
-    methods = {
-        "bridges": ["BioX-Bridge", "Oracle"],
-        "baselines": ["KD", "KD-Contrast", "Probe transfer", "LoRA-KD"],
-        "computed": ["Computed bridge"],
+def frozen_layers(test):
+    """Three new and two old layers of noise, on windows of `test`."""
+    n, k = len(test.labels), len(test.classes)
+    layers = torch.randn(5, n, 6, generator=torch.Generator().manual_seed(0)).unbind()
+    about = {key: getattr(test, key) for key in ("labels", "subjects", "recordings", "starts")}
+    about |= {
+        "classes": test.classes,
+        "source": test.source,
+        "tokens": (torch.zeros(4, 6), torch.ones(4, 6)),
     }
-    failed = {"LoRA-KD": "why"}
-    for name, kind in itertools.product(directions, methods):
+    logits, last = torch.eye(k)[test.labels], np.zeros((n, 1, 6), np.float32)
+    return Activations(new=layers[:3], old=layers[3:], last=last, logits=logits, **about)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A project with made-up results of two directions, a sweep and a swapped model."""
+    root = tmp_path_factory.mktemp("project")
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, root)
+    (root / "notebooks").symlink_to(ROOT / "notebooks")
+    settings, data = load_settings(root / "params.yaml"), root / "data"
+    methods = ["KD", "KD-Contrast", "LoRA-KD", "Probe transfer"]
+    about = {"rank": 16, "n_prototypes": 50, "prototypes": "tokens", "loss": "cosine"}
+    about |= {"align": "last", "share": 1.0, "m": 2, "l": 1}
+    for name in ("fog-eeg2emg", "wesad-ppg2ecg", "wesad-ppg2ecg-ecg_fm"):
         test = windows(name.split("-")[0], source="original" if "fog" in name else "simulated")
-        runs = [result(test, m, s, failed.get(m, "")) for m in methods[kind] for s in (0, 1)]
-        metrics.save_results(tmp_path / "data" / kind / name, runs, test, name, m=2, l=1)
-    monkeypatch.chdir(tmp_path)
+        bridges = [result(test, "BioX-Bridge", s) for s in (0, 1)] + [result(test, "Oracle")]
+        metrics.save_results(data / "bridges" / name, bridges, test, name, **about)
+        others = [
+            result(test, m, s, "why" if m == "LoRA-KD" else "") for m in methods for s in (0, 1)
+        ]
+        metrics.save_results(data / "baselines" / name, others, test, name)
+        metrics.save_results(
+            data / "computed" / name, [result(test, "Computed bridge")], test, name
+        )
+        selection = {"m": 2, "l": 1, "probe": [0.4, 0.5, 0.6], "cka": [0.1, 0.3]}
+        path = data / "activations" / name / "pair.safetensors"
+        frozen_layers(test).save(path)
+        (data / "positions").mkdir(exist_ok=True)
+        (data / "positions" / f"{name}.json").write_text(json.dumps(selection))
+    test = windows("wesad")
+    for i, (name, options) in enumerate(settings.ablations.runs.items()):
+        words = options.split()
+        changes = {key: yaml.safe_load(v) for key, v in zip(words[1::3], words[2::3], strict=True)}
+        runs = [result(test, "BioX-Bridge", 10 * i + s) for s in (0, 1)]
+        metrics.save_results(data / "sweep" / name, runs, test, "wesad-ppg2ecg", **about | changes)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("page", "parameters", "files"),
+    [
+        ("08_table1", {"directions": ["fog-eeg2emg", "wesad-ppg2ecg"]}, "table1/claim.svg"),
+        ("09_figure3", {"directions": ["fog-eeg2emg", "wesad-ppg2ecg"]}, "figure3/figure3.svg"),
+        ("11_figure4", {}, "tables/figure4c.md"),
+        ("13_table3_backbones", {"directions": ["wesad-ppg2ecg-ecg_fm"]}, "tables/table3.csv"),
+    ],
+)
+def test_a_page_of_results_runs_on_made_up_ones(page, parameters, files, project, monkeypatch):
+    monkeypatch.chdir(project)
     resamples = metrics._resamples  # fewer than the page takes
     monkeypatch.setattr(metrics, "_resamples", lambda counts, n, seed: resamples(counts, 99, seed))
-    cells = json.loads((ROOT / "notebooks" / "08_table1.ipynb").read_text())["cells"]
-    parameters, *code = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
+    cells = json.loads((ROOT / "notebooks" / f"{page}.ipynb").read_text())["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     namespace: dict = {}
-    exec(parameters, namespace)
-    namespace["directions"] = directions
-    for cell in code:
+    exec(code[0], namespace)
+    namespace |= parameters
+    for cell in code[1:]:
         exec(cell, namespace)
-    assert (tmp_path / "figures" / "table1" / "claim.svg").stat().st_size > 200
-    table = pd.read_csv(tmp_path / "figures" / "tables" / "table1.csv").set_index("method")
-    assert table.loc["LoRA-KD", "failed runs"].tolist() == [2, 2]
+    assert (project / "figures" / files).stat().st_size > 200
+    if page == "08_table1":
+        table = pd.read_csv("figures/tables/table1.csv").set_index("method")
+        assert table.loc["LoRA-KD", "failed runs"].tolist() == [2, 2]

@@ -48,6 +48,15 @@ def test_background_falls_with_the_slope_asked_for(rng, slope):
     assert x.std() == pytest.approx(8.0, rel=0.15)
 
 
+@pytest.mark.parametrize(("low", "high"), [(0.5, 4), (20, 150), (8, 13)])
+def test_band_noise_has_unit_variance_inside_its_band(rng, low, high):
+    x = phys.band_noise(rng, 100_000, 500, low, high)
+    f, p = welch(x, 500, nperseg=8192)
+    inside = (f > low - 0.2 * (high - low)) & (f < high + 0.2 * (high - low))
+    assert x.var() == pytest.approx(1, rel=0.1)
+    assert p[inside].sum() / p.sum() > 0.98
+
+
 @pytest.mark.parametrize("band", ["delta", "theta", "alpha", "beta", "gamma"])
 def test_band_level_is_the_standard_deviation(rng, band):
     x = neuro.eeg(rng, 6, 120_000, 200, {band: 7.0}, background=0.0)
