@@ -330,15 +330,6 @@ def test_ranges_have_sources_and_hold_usual_signals():
     assert checked(Signal(x, 200.0, "a.u.", ("a",)), "eeg", "", True).values is x
 
 
-def test_beats_are_counted():
-    pulse = np.maximum(0, np.sin(2 * np.pi * 1.5 * odd.clock(60, 125)))
-    pulse = Signal(pulse[None], 125.0, "NU", ("PLETH",))
-    for bpm in (50, 72, 144):
-        ecg = Signal(heart(60, 125, bpm)[None], 125.0, "mV", ("II",))
-        assert beats_per_minute(ecg, "ecg") == pytest.approx(bpm, rel=0.03)
-    assert beats_per_minute(pulse, "ppg") == pytest.approx(90, rel=0.03)
-
-
 # Marks
 
 

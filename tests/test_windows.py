@@ -134,14 +134,6 @@ def test_windows_lie_where_their_starts_say():
     assert windows.signals["slow"].shape[1:] == (6, 300) and windows.seconds("slow") == 3.0
 
 
-def test_conditioning_by_window_or_as_a_whole_differs_only_where_it_should():
-    whole, alone = (cut_20(recording(seconds=60.0), per_window=each) for each in (False, True))
-    assert whole.signals["ecg"].shape == alone.signals["ecg"].shape == (9, 1, 2000)
-    np.testing.assert_allclose(alone.signals["ecg"].std(axis=2), 1, rtol=1e-4)
-    for a, b in zip(whole.signals["ppg"], alone.signals["ppg"], strict=True):
-        assert np.corrcoef(a[0, 250:-250], b[0, 250:-250])[0, 1] > 0.99
-
-
 def test_modalities_of_unequal_length_are_cut_or_refused(caplog):
     plain = recording()
     ppg = plain.signals["ppg"]
