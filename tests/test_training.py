@@ -159,7 +159,7 @@ def test_loss_falls_and_the_epoch_that_agrees_best_is_kept(frozen):
 
 def test_predictions_and_losses_are_those_of_the_model(frozen):
     model, pairs = frozen.bridge(0), frozen.pairs("test")
-    nn.init.normal_(model.bridge.B, std=0.02)
+    nn.init.normal_(model.bridge.B)
     x = torch.from_numpy(toy_windows().signals["ppg"])
     with torch.no_grad():
         expected, h = model(x).softmax(1), model.last_layer(pairs.pooled)

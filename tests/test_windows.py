@@ -14,7 +14,7 @@ from scipy.signal import resample
 
 from biox.backbones.normwear import RickerScalogram
 from biox.data.readers import fog, isruc, labels, wesad
-from biox.data.windows import UNLABELLED, Recording, Signal, Windows, bad_windows, concatenate, cut
+from biox.data.windows import UNLABELLED, Recording, Signal, Windows, bad_windows, cut
 
 SPECS = {"ecg": replace(ECG, seconds=20.0), "ppg": replace(PPG, seconds=20.0)}
 CLASSES = ("low", "high")
@@ -167,13 +167,6 @@ def test_windows_without_a_label_are_kept_or_dropped():
     unlabelled = recording(label=lambda a, b: UNLABELLED)
     assert len(cut_20(unlabelled)) == 37
     assert cut_20(unlabelled, keep_unlabelled=False).signals["ecg"].shape == (0, 1, 2000)
-
-
-def test_concatenate_joins():
-    a, b = cut_20(recording()), cut_20(recording(subject="b", name="b1"))
-    both = concatenate([a, b])
-    assert len(both) == 74 and set(both.subjects) == {"a", "b"}
-    np.testing.assert_array_equal(both.signals["ecg"][37:], b.signals["ecg"])
 
 
 # Bad signals
