@@ -93,6 +93,8 @@ def check(name: str, folder: str) -> int:
         return 1
     splits = dataset.splits if dataset else {}
     expected = reader.ABOUT.subjects or sum(map(list, splits.values()), []) or present
+    alike = {name.strip().casefold(): name for name in present}  # as splits find subjects
+    expected = [alike.get(name.strip().casefold(), name) for name in expected]
     rows: list[dict] = []
     seen: dict[bytes, str] = {}
     for subject in tqdm(sorted({*expected, *present}, key=natural), disable=None):

@@ -3,6 +3,7 @@
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import odd_files as odd
@@ -147,6 +148,15 @@ def check(capsys, *arguments):
     """Status and printed text of the command."""
     status = __main__.main(["data", "check", *map(str, arguments)])
     return status, capsys.readouterr().out
+
+
+def test_a_check_finds_subjects_as_the_splits_do(tmp_path, capsys, monkeypatch):
+    own_folder(tmp_path)
+    spelt = {"train": ["p1"], "val": ["P2"], "pair": [" p3"], "test": ["P10 ", "p11"]}
+    chosen = SimpleNamespace(datasets={"mine": Dataset(**MINE | {"splits": spelt})})
+    monkeypatch.setattr("biox.config.load_settings", lambda path: chosen)
+    shown = check(capsys, "mine", tmp_path)[1].splitlines()
+    assert [line.split()[0] for line in shown if "no files" in line] == ["p11"]
 
 
 def test_missing_damaged_and_partly_dead_subjects_are_told_apart(tmp_path, capsys, monkeypatch):
