@@ -1,6 +1,8 @@
 """The interface of the backbones on tiny models: layers, shapes, gradients, refusals."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -23,6 +25,11 @@ def tiny():
 def some_windows(backbone, batch=2):
     spec = backbone.input_spec
     return windows(spec.modality, (batch, spec.channels, spec.samples))
+
+
+def test_importing_the_backbones_loads_no_transformers():
+    code = "import sys, biox.backbones; sys.exit('transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @settings(max_examples=20, deadline=None)
