@@ -142,6 +142,7 @@ def test_the_divergence_weighs_pseudo_classes_alike():
     assert (found[1] - found[0]).item() == pytest.approx(2 * np.mean(by_class), rel=1e-3)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 99))
 def test_centring_removes_what_is_added_to_a_subject(seed):
     rng = np.random.default_rng(seed)
