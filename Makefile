@@ -110,9 +110,9 @@ lint: .venv/.installed ## style of code and notebooks
 	@.venv/bin/ruff check biox tests notebooks data docs
 	@.venv/bin/ruff format --check biox tests notebooks data docs
 
-bench: .venv/.installed ## pages that run on request: cost of a step at published sizes, few pairs, other pretraining, folds
-	@echo "Running four pages, one after another (about two hours)."
-	@for page in 18_efficiency 26_pairs 27_stand_ins 28_folds; do \
+bench: .venv/.installed ## pages that run on request: cost of a step at published sizes, few pairs, other pretraining
+	@echo "Running three pages, one after another (about two hours)."
+	@for page in 18_efficiency 26_pairs 27_stand_ins; do \
 	  papermill "notebooks/$$page.ipynb" "notebooks/executed/$$page.ipynb"; \
 	done
 	@echo "Where to look: notebooks/executed and figures/tables."

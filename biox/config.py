@@ -30,6 +30,7 @@ def _distinct(values: list) -> list:
 
 Seeds = Annotated[list[int], Field(min_length=1), AfterValidator(_distinct)]
 Names = Annotated[list[Name], Field(min_length=1), AfterValidator(_distinct)]
+LearningRates = Annotated[list[PositiveFloat], Field(min_length=1), AfterValidator(_distinct)]
 Picks = Annotated[list[Name | PositiveInt], Field(min_length=1), AfterValidator(_distinct)]
 
 
@@ -230,9 +231,10 @@ class Bridge(Section):
 
 
 class Search(Section):
-    """Learning rates that every trained transfer method tries with the first seed."""
+    """Learning rates of Adam that the first seed tries."""
 
-    lr: Annotated[list[PositiveFloat], Field(min_length=1), AfterValidator(_distinct)]
+    bridge: LearningRates
+    students: LearningRates
 
 
 class Baselines(Section):

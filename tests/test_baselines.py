@@ -52,7 +52,7 @@ def frozen(windows):
     settings = SETTINGS.with_seeds([0, 1])
     settings = settings.model_copy(update={"device": "cpu"})
     settings = settings.override("bridge", {"epochs": 2, "batch": 8, "rank": 4, "n_prototypes": 8})
-    settings = settings.override("search", {"lr": [1e-3, 3e-3]})
+    settings = settings.override("search", {"students": [1e-3, 3e-3]})
     new, old = pretrained().requires_grad_(False), pretrained("hubert_ecg").requires_grad_(False)
     head, activations = nn.Linear(old.token_shape(old.n_layers)[1], 2), {}
     for split, w in windows.items():

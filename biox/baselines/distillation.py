@@ -337,7 +337,7 @@ def distil(
     """Distil the teacher into students on *pair*, choose on *val*, predict *test*.
 
     Methods are those of the section `baselines`; seeds, epochs and batch size those of the bridge;
-    learning rates those of `search` unless ``baselines.lr`` is set. Labels are not read.
+    learning rates those of ``search.students`` unless ``baselines.lr`` is set. Labels are not read.
 
     Parameters
     ----------
@@ -362,7 +362,7 @@ def distil(
         if key not in inputs:  # students that read the same share it
             inputs[key] = {s: part._replace(x=student.inputs(part.x)) for s, part in data.items()}
         runs[method] = partial(_run, frozen, method, inputs[key], budget)
-    lrs = settings.search.lr if settings.baselines.lr is None else [settings.baselines.lr]
+    lrs = settings.search.students if settings.baselines.lr is None else [settings.baselines.lr]
     n_jobs = n_jobs if device_of(settings) == "cpu" else 1
     shape = tuple(data["test"].logits.shape)
     return run_seeds(runs, lrs, settings.seeds, shape=shape, n_jobs=n_jobs)
