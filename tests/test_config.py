@@ -161,7 +161,7 @@ def test_a_direction_has_its_own_values_above_those_of_all(content, tmp_path):
     put(content, "directions.fog-emg2eeg.bridge", {"rank": 3})
     settings = load(content, tmp_path)
     own = settings.for_direction("fog-emg2eeg")
-    assert (own.seeds, own.bridge.rank, settings.bridge.rank) == ([7], 3, 16)
+    assert (own.seeds, own.bridge.rank, settings.bridge.rank) == ([7], 3, 4)
     assert own.bridge.epochs == settings.bridge.epochs
     other = settings.for_direction("fog-eeg2emg")
     assert other.bridge == settings.bridge and other.seeds == settings.seeds

@@ -122,7 +122,7 @@ def test_a_cell_is_named_after_all_that_it_was_made_from(project):
     assert after("params.yaml", "# a comment", "# another") == first
     second = after("data/positions/bidmc-ppg2ecg.json", "positions", "changed")
     assert second[0] == first[0] and second[1] != first[1]
-    third = after("params.yaml", "n_prototypes: 50", "n_prototypes: 40")
+    third = after("params.yaml", "n_prototypes: 10", "n_prototypes: 40")
     fourth = after(PAGE, "first line", "another line")
     assert not {*second} & {*third} and not {*third} & {*fourth}
 
