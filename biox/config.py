@@ -316,7 +316,8 @@ class Settings(Section):
     activations: ActivationSettings
     positions: Positions
     bridge: Bridge
-    computed: dict[str, Any]  # put over `bridge` for Table 1's computed bridge
+    ours: dict[str, Any]  # put over `bridge` for Table 1's row "Bridge (ours)"
+    computed: dict[str, Any]  # and for "Computed bridge"
     search: Search
     baselines: Baselines
     cardiogan: CardioGAN
@@ -344,7 +345,8 @@ class Settings(Section):
         for key, choice in self.backbones.items():
             if choice.modality is None and key not in ("ecg", "ppg", "eeg", "emg"):
                 raise ValueError(f"backbones.{key}.modality: expected one, found none")
-        self._merged("bridge", self.computed, where="computed")
+        for section in ("ours", "computed"):
+            self._merged("bridge", getattr(self, section), where=section)
         for key in self.pretrain.models:
             _known("pretrain.models", key, self.backbones)
         _known("ablations.direction", self.ablations.direction, self.directions)

@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 
 METHODS = ("Random", "Random (sampled)", "CardioGAN", "KD", "KD-Contrast", "LoRA-KD")
-METHODS += ("Probe transfer", "BioX-Bridge", "Computed bridge", "Oracle")
-"""In the order of Table 1; LoRA-KD, probe transfer and computed bridge are not in the paper."""
+METHODS += ("Probe transfer", "BioX-Bridge", "Bridge (ours)", "Computed bridge", "Oracle")
+"""In the order of Table 1; not in the paper: LoRA-KD, probe transfer, our and computed bridge."""
 
 METRICS = ("balanced_accuracy", "macro_f1", "weighted_f1")
 SCORE = METRICS[0]

@@ -19,6 +19,7 @@ from biox.metrics import Frames, probabilities_of, scores, subject_interval, sub
 _BLIND = sns.color_palette("colorblind")
 METHOD_COLOURS = {
     "BioX-Bridge": _BLIND[0],
+    "Bridge (ours)": "#332288",
     "Computed bridge": _BLIND[9],
     "KD": _BLIND[1],
     "KD-Contrast": _BLIND[2],
