@@ -238,9 +238,9 @@ def project(tmp_path_factory):
             result(test, m, s, "why" if m == "LoRA-KD" else "") for m in methods for s in (0, 1)
         ]
         metrics.save_results(data / "baselines" / name, others, test, name)
-        metrics.save_results(
-            data / "computed" / name, [result(test, "Computed bridge")], test, name
-        )
+        ours = [result(test, "Bridge (ours)", s) for s in (0, 1)]
+        ours += [result(test, "Computed bridge")]
+        metrics.save_results(data / "computed" / name, ours, test, name)
         selection = {"m": 2, "l": 1, "probe": [0.4, 0.5, 0.6], "cka": [0.1, 0.3]}
         path = data / "activations" / name / "pair.safetensors"
         frozen_layers(test).save(path)
