@@ -366,7 +366,7 @@ def run_seeds(
     Parameters
     ----------
     methods : mapping
-        Name -> ``run(seed, lr)``. A run that raises FloatingPointError has failed.
+        Name, that of its results -> ``run(seed, lr)``. A run that raises FloatingPointError failed.
     lrs, seeds : sequence
     shape : (int, int)
         Test windows and classes, for the NaN probabilities of failed runs.
@@ -384,10 +384,12 @@ def run_seeds(
 
     def attempt(name: str, seed: int, lr: float) -> Result:
         try:
-            return methods[name](seed, lr)
+            result = methods[name](seed, lr)
         except FloatingPointError as error:
             nothing = np.full(shape, np.nan)
             return Result(name, seed, nothing, math.nan, lr, failed=str(error))
+        result.method = name
+        return result
 
     done: dict[tuple, Result] = {}
 
