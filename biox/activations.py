@@ -247,9 +247,11 @@ def _token_draws(n: int, n_tokens: Sequence[int]) -> list[tuple[Tensor, Tensor]]
 @torch.no_grad()
 def layer_input(backbone: Backbone, x: Tensor, l: int, batch_size: int = 32) -> Tensor:
     """All tokens at the input of layer l (h_l): [n, channels, samples] -> [n, N_l, d_l]."""
-    parts = x.split(batch_size)
     device = next(backbone.parameters()).device
-    return torch.cat([backbone.run(backbone.stem(p.to(device)), 0, l).cpu() for p in parts])
+    tokens = torch.empty(len(x), *backbone.token_shape(l))  # torch.cat would take twice as much
+    for rows in torch.arange(len(x)).split(batch_size):
+        tokens[rows] = backbone.run(backbone.stem(x[rows].to(device)), 0, l).cpu()
+    return tokens
 
 
 @torch.no_grad()
@@ -465,8 +467,8 @@ def load_direction(
     tuned = folder / "backbone.safetensors" if settings.teacher.train[d.old] == "all" else None
     m, l = d.m, d.l
     if PATHS.positions(name).is_file():
-        place = json.loads(PATHS.positions(name).read_text())
-        m, l = place["m"], place["l"]
+        chosen = json.loads(PATHS.positions(name).read_text())
+        m, l = chosen["m"], chosen["l"]
     new = frozen_backbone(settings, d.new_key, windows)
     old = frozen_backbone(settings, d.old_key, windows, tuned)
     return FrozenDirection(settings, name, d, new, old, load_head(folder), m, l, activations)

@@ -292,9 +292,9 @@ class BridgedModel(nn.Module):
         if not (path.is_file() and about.is_file()):
             raise FileNotFoundError(f"{path}: expected a bridge and its {about.name}, found none")
         try:
-            place, weights = json.loads(about.read_text()), load_file(path)
+            positions, weights = json.loads(about.read_text()), load_file(path)
             (rank, d_m), (d_l, n_p) = weights["A"].shape, weights["prototypes"].shape
-            n_l, m, l = len(weights["B"]) // n_p, place["m"], place["l"]
+            n_l, m, l = len(weights["B"]) // n_p, positions["m"], positions["l"]
         except (SafetensorError, KeyError, ValueError) as error:
             expected = "a bridge (A, B, prototypes; m and l beside it)"
             found = f"a foreign or truncated file ({error})"
@@ -303,8 +303,8 @@ class BridgedModel(nn.Module):
         if found != wanted:
             expected = f"(d_m, N_l, d_l) = {wanted} for these backbones"
             raise ValueError(f"{path}: expected {expected}, found {found}")
-        affine = place.get("affine", False)
-        bridge = PrototypeBridge(d_m, d_l, n_l, rank, n_p, place["reshaped"], affine)
+        affine = positions.get("affine", False)
+        bridge = PrototypeBridge(d_m, d_l, n_l, rank, n_p, positions["reshaped"], affine)
         bridge.load_state_dict(weights)
         model = cls(new, old, bridge, head, m, l)
         model.recipe = recipe

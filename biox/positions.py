@@ -231,8 +231,8 @@ def freeze_direction(
         split: compute_activations(parts[split], new, old, head, **keys)
         for split in ("pair", "val", "test")
     }
-    pair, how = cached["pair"], settings.positions
-    options = {"cka": how.cka, "n_folds": how.n_folds, "m": d.m, "l": d.l}
+    pair, own = cached["pair"], settings.positions
+    options = {"cka": own.cka, "n_folds": own.n_folds, "m": d.m, "l": d.l}
     chosen = select_positions(pair.new, pair.old, pair.pseudo_labels, pair.subjects, **options)
     return FrozenDirection(settings, name, d, new, old, head, chosen.m, chosen.l, cached)
 

@@ -234,10 +234,12 @@ def collect(cells: Sequence[Cell]) -> Any:
     return pd.DataFrame(rows)
 
 
-def sweep(notebook: str, grid: Mapping, name: str | None = None, retry: bool = False, **how) -> Any:
+def sweep(
+    notebook: str, grid: Mapping, name: str | None = None, retry: bool = False, **options: Any
+) -> Any:
     """Run the cells of a grid that are not finished; tabulate all of them, as `collect` does.
 
-    Failed cells run again if `retry`; `how` goes to `start`. ``table.csv`` and ``table.parquet``
+    Failed cells run again if `retry`; `options` go to `start`. ``table.csv`` and ``table.parquet``
     are written into the folder of the cells, ``data/sweep/cells/NAME``.
     """
     from tqdm import tqdm
@@ -249,7 +251,7 @@ def sweep(notebook: str, grid: Mapping, name: str | None = None, retry: bool = F
     with tqdm(total=len(cells), unit="cell", disable=None) as bar:
         bar.update(len(cells) - len(_missing(cells)))
         for _ in range(ROUNDS):
-            for _ in start(_missing(cells), **how):
+            for _ in start(_missing(cells), **options):
                 bar.update(len(cells) - len(_missing(cells)) - bar.n)
     for cell in cells:  # what killed workers left
         for part in folder.glob(f".{cell.folder.name.rsplit('-', 1)[1]}-*"):
@@ -319,24 +321,24 @@ def _slurm(executor, bundles: list, rest: tuple) -> Iterator[None]:
     ``squeue`` is asked, since ``sacct`` needs a data base that not every cluster has.
     """
     jobs = executor.map_array(run_cells, bundles, *([one] * len(bundles) for one in rest))
-    asked = ["squeue", "--noheader", "--format=%i", "--jobs", jobs[0].job_id.split("_")[0]]
+    query = ["squeue", "--noheader", "--format=%i", "--jobs", jobs[0].job_id.split("_")[0]]
     left = True
     while left:
         time.sleep(3)
         yield
-        answer = subprocess.run(asked, capture_output=True, text=True)
+        answer = subprocess.run(query, capture_output=True, text=True)
         left = answer.stdout.strip() or answer.returncode and "Invalid job id" not in answer.stderr
 
 
 def command(given: Namespace) -> int:
     """Run a sweep; name cells without results; return 0 if every cell is finished."""
-    how = {k: v for k, v in vars(given).items() if k not in ("command", "notebook", "grid")}
+    options = {k: v for k, v in vars(given).items() if k not in ("command", "notebook", "grid")}
     try:
         words = [str(Path(word).resolve()) if Path(word).is_file() else word for word in given.grid]
         notebook = Path(given.notebook).resolve()
         os.chdir(project_root(notebook.parent))
         notebook = notebook.relative_to(Path.cwd()).as_posix()
-        rows = sweep(notebook, read_grid(words, notebook), **how)
+        rows = sweep(notebook, read_grid(words, notebook), **options)
     except (ValueError, OSError, RuntimeError) as error:  # of the user, of sbatch
         print(error, file=sys.stderr)
         return 1

@@ -412,10 +412,10 @@ def run_seeds(
 
 def _reached(result: Result) -> dict[str, Any]:
     """Agreement and loss on val of the epoch that a run kept; NaN if it failed."""
-    kept = {"agreement": math.nan, "val": math.nan}
+    epoch = {"agreement": math.nan, "val": math.nan}
     if not result.failed:
-        kept = result.history.set_index("epoch").loc[result.best_epoch]
-    found = {"agreement": kept["agreement"], "loss": kept["val"], "failed": result.failed}
+        epoch = result.history.set_index("epoch").loc[result.best_epoch]
+    found = {"agreement": epoch["agreement"], "loss": epoch["val"], "failed": result.failed}
     return {"method": result.method, "lr": result.lr} | found
 
 

@@ -39,7 +39,7 @@ class TemporalConv(nn.Module):
         return h.permute(0, 2, 3, 1).flatten(2)
 
 
-def widen_time_embed(table: Tensor, own: Tensor, how: str) -> Tensor:
+def widen_time_embed(table: Tensor, own: Tensor, mode: str) -> Tensor:
     """Make a time embedding of another number of seconds from that of a checkpoint.
 
     Parameters
@@ -47,16 +47,16 @@ def widen_time_embed(table: Tensor, own: Tensor, how: str) -> Tensor:
     table, own : Tensor [1, seconds in the file or wanted, features]
         The checkpoint's, and the model's as initialised; where fewer seconds are wanted than there
         are, the first ones are taken.
-    how : str
+    mode : str
         ``interpolate``: linearly, first row on first and last on last. ``extend``: the learnt rows,
         then random ones as in `own`. (The released code is left with random rows only.)
     """
     rows = own.shape[1]
-    if how not in ("interpolate", "extend"):
-        raise ValueError(f"widen: expected 'interpolate' or 'extend', found {how!r}")
+    if mode not in ("interpolate", "extend"):
+        raise ValueError(f"widen: expected 'interpolate' or 'extend', found {mode!r}")
     if rows <= table.shape[1]:
         return table[:, :rows]
-    if how == "extend":
+    if mode == "extend":
         return torch.cat([table, own[:, table.shape[1] :]], dim=1)
     wide = F.interpolate(table.transpose(1, 2), rows, mode="linear", align_corners=True)
     return wide.transpose(1, 2)

@@ -303,11 +303,11 @@ def pretrain_masked(
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
     history: list[dict[str, float]] = []
     if checkpoint is not None and Path(checkpoint).is_file():
-        kept = _checkpoint(checkpoint, options)
-        model.load_state_dict(kept["model"])
-        optimizer.load_state_dict(kept["optimizer"])
-        generator.set_state(kept["generator"])
-        history = kept["history"]
+        saved = _checkpoint(checkpoint, options)
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        generator.set_state(saved["generator"])
+        history = saved["history"]
     for epoch in trange(len(history), epochs + 1, desc="masked pretraining", disable=None):
         model.train()
         losses = []
@@ -354,12 +354,12 @@ def reconstruction_error(model: MaskedModel, x: Tensor, mask: DualMask) -> float
 def _checkpoint(path: Path | str, options: Mapping[str, object]) -> dict:
     """Read what `pretrain_masked` wrote after an epoch, if it was with the same options."""
     try:
-        kept = torch.load(path, weights_only=True)
-        other = {name: kept["options"][name] for name in options}
+        saved = torch.load(path, weights_only=True)
+        other = {name: saved["options"][name] for name in options}
         found = {name: value for name, value in other.items() if value != options[name]}
     except Exception as error:  # a damaged file may fail in any way
         found = f"a damaged or foreign file ({type(error).__name__})"
     if found:
         expected = f"a checkpoint of masked pretraining with {dict(options)}"
         raise ValueError(f"{path}: expected {expected}, found {found}; delete it to begin anew")
-    return kept
+    return saved

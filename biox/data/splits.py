@@ -170,7 +170,7 @@ def _digests(recording: Recording, windows: Windows, seconds: float) -> Digests:
 def _check_samples(parts: Mapping[str, Windows], digests: Digests) -> None:
     """Refuse two splits with the same samples; warn of two recordings with the same."""
     seen: dict[bytes, tuple[str, str]] = {}
-    said = set()
+    reported = set()
     for split, windows in parts.items():
         columns = (windows.subjects, windows.recordings, windows.starts)
         for key in zip(*(column.tolist() for column in columns), strict=True):
@@ -178,8 +178,8 @@ def _check_samples(parts: Mapping[str, Windows], digests: Digests) -> None:
             other, first = seen.setdefault(digests[key], (split, where))
             found = f"the same in {where} and {first}: one recording under two names?"
             expect(other == split, "splits", f"other samples in {split} than in {other}", found)
-            if first != where and (first, where) not in said:
-                said.add((first, where))
+            if first != where and (first, where) not in reported:
+                reported.add((first, where))
                 log.warning("%s: %s and %s hold the same samples", split, first, where)
 
 

@@ -51,7 +51,7 @@ RATES = {"EEG": 128.0, "ECG": 256.0}
 
 def subjects(folder: Path | str) -> list[str]:
     """Numbers of the subjects as text: their places in the file, from 1."""
-    return [str(number) for number in range(1, len(_people(folder)[-1]) + 1)]
+    return [str(number) for number in range(1, len(_structs(folder)[-1]) + 1)]
 
 
 def read(
@@ -84,10 +84,10 @@ def read(
     baselines : bool
         Also return what was recorded before each clip, unlabelled, as ``subject1_clip1_baseline``.
     """
-    path, header, people = _people(folder)
+    path, header, structs = _structs(folder)
     if subject not in subjects(folder):
-        raise FileNotFoundError(f"{path}: expected subject {subject}, found 1 to {len(people)}")
-    where, person = f"{path}, subject {subject}", people[int(subject) - 1]
+        raise FileNotFoundError(f"{path}: expected subject {subject}, found 1 to {len(structs)}")
+    where, person = f"{path}, subject {subject}", structs[int(subject) - 1]
     devices = {modality: getattr(person, modality, None) for modality in RATES}
     parts = ("stimuli", "baseline") if baselines else ("stimuli",)
     try:
@@ -146,7 +146,7 @@ def _rate(path: Path, header: Mapping[str, np.ndarray], modality: str) -> float:
     return float(found[0])
 
 
-def _people(folder: Path | str) -> tuple[Path, dict[str, np.ndarray], list]:
+def _structs(folder: Path | str) -> tuple[Path, dict[str, np.ndarray], list]:
     """The file, the fields beside its data, and MATLAB's structs of all subjects."""
     path = ABOUT.file(inside(folder, "DREAMER") / "DREAMER.mat")
     return path, *_load(path, path.stat().st_mtime_ns)

@@ -103,14 +103,14 @@ def read_file(
             if not reason.startswith(str(path)):
                 reason = f"{path}: expected {kind}, found a foreign or damaged one ({reason})"
             raise ValueError(reason) from None
-    said = [str(w.message) for w in caught if not issubclass(w.category, DeprecationWarning)]
+    messages = [str(w.message) for w in caught if not issubclass(w.category, DeprecationWarning)]
     lost: dict[str, float] = {}
     for start, stop, why in rows.marked:
         lost[why] = lost.get(why, 0.0) + stop - start
         for values, rate in zip(rows.values, rows.rates, strict=True):
             values[max(0, round(start * rate)) : max(0, round(stop * rate))] = np.nan
-    said += [f"no window touches {why} ({seconds:.2f} s)" for why, seconds in lost.items()]
-    for text in dict.fromkeys(said):
+    messages += [f"no window touches {why} ({seconds:.2f} s)" for why, seconds in lost.items()]
+    for text in dict.fromkeys(messages):
         log.warning("%s: %s", path, " ".join(text.split()))
     signals = {}
     for modality, names in channels.items():

@@ -142,8 +142,8 @@ def _table(folder: Path | str) -> pd.DataFrame:
     _expect_rows(path, table, named, "a file and a subject", ["file", "subject"])
     # one spelling a subject, and a file is the same whichever way its path is written
     table["file"] = [Path(os.path.normpath(name)).as_posix() for name in table["file"]]
-    people = table["subject"].str.casefold()
-    table["subject"] = table["subject"].groupby(people).transform("first")
+    names = table["subject"].str.casefold()
+    table["subject"] = table["subject"].groupby(names).transform("first")
     owner = table.groupby("file")["subject"].transform("first")
     _expect_rows(path, table, owner == table["subject"], "one subject a file", ["file", "subject"])
     return table.assign(**times)

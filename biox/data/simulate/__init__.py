@@ -24,7 +24,7 @@ from biox.data.simulate import dreamer, fog, isruc, wesad
 
 SIMULATORS = {"wesad": wesad, "fog": fog, "isruc": isruc, "dreamer": dreamer}
 """Modules with ``SUBJECTS`` and ``write(folder, seed, subject, length, effect)``; for one file of
-all subjects, ``person(seed, subject, length, effect)`` and ``write_all(folder, people)``."""
+all subjects, ``person(seed, subject, length, effect)`` and ``write_all(folder, subjects)``."""
 
 
 def simulate(

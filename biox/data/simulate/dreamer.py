@@ -111,11 +111,11 @@ def person(seed: int, subject: str, length: float = 1.0, effect: float = 1.0) ->
     return found | {name: scores[:, [i]] for i, name in enumerate(TARGETS.values())}
 
 
-def write_all(folder: Path, people: list[dict]) -> list[Path]:
+def write_all(folder: Path, subjects: list[dict]) -> list[Path]:
     """Write ``DREAMER.mat``: one file for all subjects, nested as its authors do."""
-    data = np.empty((1, len(people)), dtype=object)  # a MATLAB cell array
-    data[0, :] = people
+    data = np.empty((1, len(subjects)), dtype=object)  # a MATLAB cell array
+    data[0, :] = subjects
     content = {f"{device}_SamplingRate": rate for device, rate in RATES.items()}
-    content |= {"noOfSubjects": float(len(people)), "noOfVideoSequences": float(CLIPS)}
+    content |= {"noOfSubjects": float(len(subjects)), "noOfVideoSequences": float(CLIPS)}
     content |= {"EEG_Electrodes": np.array([EEG_CHANNELS], dtype=object), "Data": data}
     return [save_mat(folder / "DREAMER.mat", {"DREAMER": content})]
