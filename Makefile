@@ -27,7 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dvc.repo import Repo
 begun, seen, repo = time.time(), set(), Repo()
 total = len(repo.index.stages)
-branches = [["*@wesad*", "sweep@*"], ["*@isruc*", "*@fog*", "*@bidmc*", "*@eegmat*", "*@dreamer*", "folds"]]
+branches = [["*@wesad*", "sweep@*", "table2", "figure4", "ablations", "closed_form", "yours", "backbones"], ["*@isruc*", "*@fog*", "*@bidmc*", "*@eegmat*", "*@dreamer*", "folds"]]
 quiet = r"$$|\[IPKernelApp\]|> papermill |Input Notebook|Output Notebook|Executing|(Generating|Updating) lock|To track|To enable|\tgit add|\tdvc config|Use .dvc push|Data and pipelines"
 def repro(*targets):
     dvc = subprocess.Popen(["dvc", "--wait-for-lock", "repro", *targets], stdout=-1, stderr=-2, text=True, errors="replace")
