@@ -417,6 +417,8 @@ def export_onnx(model: BridgedModel, path: Path | str) -> float:
         with warnings.catch_warnings():  # of torch's exporter about torch itself
             warnings.simplefilter("ignore", FutureWarning)
             graph = torch.onnx.export(whole, (x[0],), dynamo=True, verbose=False, **names)
+        for node in graph.model.graph:  # it names the folders of this machine
+            node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
         graph.model.metadata_props["biox"] = json.dumps(model.recipe)
         graph.save(part)
         run = onnxruntime.InferenceSession(part, providers=["CPUExecutionProvider"]).run
